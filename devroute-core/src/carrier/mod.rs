@@ -1,0 +1,123 @@
+//! Where a contract rides: the field `x-devroute`, and a member of `baggage` (rules 9 and 10).
+//!
+//! The field is the contract's own text. The member holds the same, percent-encoded, so that a service which
+//! knows nothing of devroute but propagates W3C Baggage carries the contract on. Where both are present the field
+//! counts. Members are parsed, never searched for as text; other members are not touched.
+//!
+//! ```
+//! use devroute_core::{Contract, carrier};
+//!
+//! let mut headers = http::HeaderMap::new();
+//! headers.insert("baggage", "user=alice".parse()?);
+//!
+//! let contract: Contract = r#"{"foo":"10.0.0.1:80"}"#.parse()?;
+//! assert_eq!(carrier::write(&mut headers, &contract), carrier::Written::Both);
+//! assert_eq!(headers["x-devroute"], r#"{"foo":"10.0.0.1:80"}"#);
+//! assert_eq!(
+//!     headers["baggage"],
+//!     "user=alice,devroute=%7B%22foo%22%3A%2210.0.0.1%3A80%22%7D"
+//! );
+//!
+//! headers.remove("x-devroute"); // as a service does that propagates baggage only
+//! assert_eq!(carrier::read(&headers)?, Some(contract));
+//!
+//! carrier::remove(&mut headers);
+//! assert_eq!(headers["baggage"], "user=alice");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod baggage;
+pub mod header;
+
+use http::{HeaderMap, HeaderName};
+
+pub use self::baggage::{BAGGAGE, MEMBER};
+pub use self::header::CONTRACT;
+use crate::contract::Contract;
+use crate::error::ContractError;
+use crate::parse::Sink;
+
+/// The field of a rerouted request that names the service it was rerouted for (rule 7).
+pub const MATCHED: HeaderName = HeaderName::from_static("x-devroute-matched");
+
+/// The field of an answer that says what happened to a service that the contract names (rule 14).
+pub const ROUTED: HeaderName = HeaderName::from_static("x-devroute-routed");
+
+/// Which carriers hold the contract after a [`write`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Written {
+    /// The field and the member.
+    Both,
+    /// The field alone: a `baggage` with the member would be over a limit.
+    FieldOnly(Unwritten),
+}
+
+/// Why no baggage member could be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unwritten {
+    /// The member would have more than 3072 bytes.
+    MemberTooLong,
+    /// The field would have more than 64 members.
+    TooManyMembers,
+    /// The field would have more than 8192 bytes.
+    FieldTooLong,
+}
+
+impl Unwritten {
+    /// A stable `snake_case` label, for metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MemberTooLong => "member_too_long",
+            Self::TooManyMembers => "too_many_members",
+            Self::FieldTooLong => "field_too_long",
+        }
+    }
+}
+
+impl std::fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Reads the contract from the field, or, without one, from the baggage member.
+///
+/// # Errors
+///
+/// When what is there is not well-formed; a malformed field is not made good by a well-formed member.
+pub fn read(headers: &HeaderMap) -> Result<Option<Contract>, ContractError> {
+    read_into(headers, &mut ())
+}
+
+/// Reads the contract and hands its members to `sink`.
+pub(crate) fn read_into<S: Sink>(
+    headers: &HeaderMap,
+    sink: &mut S,
+) -> Result<Option<Contract>, ContractError> {
+    match header::read_into(headers, sink)? {
+        Some(contract) => Ok(Some(contract)),
+        None => baggage::read_into(headers, sink),
+    }
+}
+
+/// Writes the contract into both carriers.
+///
+/// What is right already is left alone, so a second write changes nothing.
+pub fn write(headers: &mut HeaderMap, contract: &Contract) -> Written {
+    header::write(headers, contract);
+    baggage::write(headers, contract)
+}
+
+/// Removes the contract from both carriers, whether it is well-formed or not.
+pub fn remove(headers: &mut HeaderMap) {
+    header::remove(headers);
+    baggage::remove(headers);
+}
+
+/// Whether either carrier is there, well-formed or not; looks at nothing but names.
+#[must_use]
+pub fn is_present(headers: &HeaderMap) -> bool {
+    header::is_present(headers) || baggage::is_present(headers)
+}
