@@ -1,0 +1,427 @@
+//! What a proxy must do to a message before it passes it on, and nothing more.
+//!
+//! RFC 9110, section 7.6: fields that are meant for one connection end with it. The rest goes on
+//! as it came, in number, order and bytes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
+    header::{
+        CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    },
+    request, response,
+    uri::Authority,
+};
+use http_body::Body as HttpBody;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use crate::transport::Protocol;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Who sent a request: what `X-Forwarded-For` and `X-Forwarded-Proto` of a rerouted one tell.
+///
+/// A server gives it to the layer by [`DevRoute::with_client`](crate::DevRoute::with_client), once
+/// a connection, or puts it into the extensions of the request.
+///
+/// ```
+/// use devroute_tower::ClientInfo;
+///
+/// let client = ClientInfo::new("10.1.2.3:50000".parse()?);
+/// assert_eq!(client.addr().port(), 50000);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientInfo {
+    addr: SocketAddr,
+    tls: bool,
+}
+
+impl ClientInfo {
+    /// A client that came by plain HTTP.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Self {
+        Self { addr, tls: false }
+    }
+
+    /// Whether it came by TLS, so that the request was `https`.
+    #[must_use]
+    pub fn with_tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The address the client's connection comes from.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+/// The client's half of an upgrade that the target may yet accept.
+///
+/// It is taken out of the request, so that no one else answers it, and can be put back.
+#[derive(Debug)]
+pub(crate) struct PendingUpgrade {
+    client: OnUpgrade,
+    protocol: HeaderValue,
+}
+
+impl PendingUpgrade {
+    /// What the client asked for, where its server can give it and a tunnel can carry it.
+    ///
+    /// `h2c` cannot: the requests in it would pass unseen.
+    pub(crate) fn take(parts: &mut request::Parts) -> Option<Self> {
+        let protocol = parts.headers.get(UPGRADE)?;
+        if parts.version != Version::HTTP_11
+            || !has_token(&parts.headers, &CONNECTION, "upgrade")
+            || has_token(&parts.headers, &UPGRADE, "h2c")
+        {
+            return None;
+        }
+        let protocol = protocol.clone();
+        let client = parts.extensions.remove::<OnUpgrade>()?;
+        Some(Self { client, protocol })
+    }
+
+    fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, self.protocol.clone());
+    }
+
+    /// Copies bytes both ways once both sides have switched.
+    pub(crate) fn tunnel(self, target: OnUpgrade) {
+        tokio::spawn(async move {
+            // The target has switched already; the client's server does when it writes the 101.
+            let both = async { Ok::<_, hyper::Error>((target.await?, self.client.await?)) };
+            let (target, client) = match both.await {
+                Ok(both) => both,
+                Err(error) => {
+                    tracing::debug!(%error, "an upgrade did not come about");
+                    return;
+                }
+            };
+            let (mut client, mut target) = (TokioIo::new(client), TokioIo::new(target));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut target).await {
+                tracing::debug!(%error, "a tunnel ended early");
+            }
+        });
+    }
+}
+
+/// The authority that the client asked for: that of the URI, else `Host`.
+pub(crate) fn authority(parts: &request::Parts) -> Option<Authority> {
+    match parts.uri.authority() {
+        Some(authority) => Some(authority.clone()),
+        None => Authority::try_from(parts.headers.get(HOST)?.as_bytes()).ok(),
+    }
+}
+
+/// Makes a request fit for the next connection.
+pub(crate) fn request_head<B: HttpBody>(
+    parts: &mut request::Parts,
+    body: &B,
+    to: Protocol,
+    upgrade: Option<&PendingUpgrade>,
+) {
+    let te_trailers = has_token(&parts.headers, &TE, "trailers");
+    remove_hop_by_hop(&mut parts.headers);
+    if te_trailers {
+        parts
+            .headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+    }
+    // An absolute-form target is the authority, whatever `Host` says (RFC 9112, section 3.2.2).
+    if let Some(authority) = parts.uri.authority() {
+        let differs = parts
+            .headers
+            .get(HOST)
+            .is_none_or(|host| host.as_bytes() != authority.as_str().as_bytes());
+        if differs {
+            // `Host` never contains user information.
+            let host = authority
+                .as_str()
+                .rsplit_once('@')
+                .map_or(authority.as_str(), |it| it.1);
+            if let Ok(host) = HeaderValue::from_str(host) {
+                parts.headers.insert(HOST, host);
+            }
+        }
+    }
+    if to == Protocol::Http1 {
+        if parts.version == Version::HTTP_2 {
+            join_cookies(&mut parts.headers);
+        }
+        let length_is_known = body.is_end_stream()
+            || body.size_hint().exact().is_some()
+            || parts.headers.contains_key(CONTENT_LENGTH);
+        if !length_is_known {
+            // hyper would send a GET without it, and silently drop the body.
+            parts
+                .headers
+                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        if let Some(upgrade) = upgrade {
+            upgrade.ask(&mut parts.headers);
+        }
+    }
+}
+
+/// Makes an answer fit for the client's connection. A 101 keeps what it has switched to.
+pub(crate) fn response_head(parts: &mut response::Parts) {
+    let switched = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
+        .then(|| parts.headers.get(UPGRADE).cloned())
+        .flatten();
+    remove_hop_by_hop(&mut parts.headers);
+    if let Some(protocol) = switched {
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, protocol);
+    }
+    // A target that speaks HTTP/1.0 must not turn the client's connection into one.
+    parts.version = Version::HTTP_11;
+}
+
+/// Adds what tells the target who asked, and by what way (rule 16).
+pub(crate) fn forwarded(parts: &mut request::Parts, client: Option<ClientInfo>) {
+    let headers = &mut parts.headers;
+    if let Some(client) = client {
+        append_to_list(
+            headers,
+            X_FORWARDED_FOR,
+            &Canonical(client.addr.ip()).to_string(),
+        );
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            let proto = if client.tls { "https" } else { "http" };
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        }
+    }
+    if !headers.contains_key(X_FORWARDED_HOST) {
+        if let Some(host) = headers.get(HOST).cloned() {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+    }
+    let received = match parts.version {
+        Version::HTTP_10 => "1.0 devroute",
+        Version::HTTP_2 => "2 devroute",
+        _ => "1.1 devroute",
+    };
+    headers.append(VIA, HeaderValue::from_static(received));
+}
+
+/// A client on a dual-stack socket is written as the IPv4 address it has.
+struct Canonical(IpAddr);
+
+impl std::fmt::Display for Canonical {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.to_canonical().fmt(f)
+    }
+}
+
+/// Adds an element to the end of a list, in the last line of the field.
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let last = headers.get_all(&name).iter().next_back();
+    let joined = last.and_then(|last| {
+        let value = [last.as_bytes(), b", ", element.as_bytes()].concat();
+        HeaderValue::from_bytes(&value).ok()
+    });
+    match joined {
+        Some(joined) => match headers.entry(name) {
+            Entry::Occupied(mut lines) => {
+                if let Some(last) = lines.iter_mut().next_back() {
+                    *last = joined;
+                }
+            }
+            Entry::Vacant(line) => {
+                line.insert(joined);
+            }
+        },
+        None => {
+            if let Ok(value) = HeaderValue::from_str(element) {
+                headers.append(name, value);
+            }
+        }
+    }
+}
+
+/// RFC 9110, section 7.6.1: what `Connection` names, and what is known to be for one connection.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+            // Who names these would change what the message means, not where it ends.
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may send one cookie a field; HTTP/1.1 must not (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_some() && crumbs.next().is_some() {
+        let all: Vec<&[u8]> = headers
+            .get_all(COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            headers.insert(COOKIE, joined);
+        }
+    }
+}
+
+/// Whether a comma-separated list field has this token, in any case and line.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|line| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use http_body_util::Full;
+
+    fn parts(request: http::request::Builder) -> request::Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn lines(headers: &HeaderMap, name: &str) -> Vec<String> {
+        headers
+            .get_all(name)
+            .iter()
+            .map(|it| it.to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn rule_16_hop_by_hop_fields_end_here_and_te_trailers_goes_on() {
+        let mut parts = parts(
+            Request::get("/")
+                .header("connection", "close, X-Mine")
+                .header("connection", "host, content-length")
+                .header("host", "foo")
+                .header("content-length", "3")
+                .header("x-mine", "1")
+                .header("keep-alive", "timeout=5")
+                .header("te", "gzip, Trailers")
+                .header("upgrade", "websocket")
+                .header("x-kept", "1")
+                .header("x-kept", "2"),
+        );
+        request_head(&mut parts, &Full::from("abc"), Protocol::Http1, None);
+        let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-length", "host", "te", "x-kept"]);
+        assert_eq!(lines(&parts.headers, "te"), ["trailers"]);
+        assert_eq!(lines(&parts.headers, "x-kept"), ["1", "2"]);
+    }
+
+    #[test]
+    fn rule_16_absolute_form_decides_the_host() {
+        let mut parts = parts(Request::get("http://u:p@foo:81/x").header("host", "evil"));
+        request_head(&mut parts, &Full::from(""), Protocol::Http1, None);
+        assert_eq!(lines(&parts.headers, "host"), ["foo:81"]);
+    }
+
+    #[test]
+    fn rule_16_cookie_crumbs_are_joined_for_http_1_only() {
+        let crumbs = || {
+            let mut parts = parts(
+                Request::get("/")
+                    .version(Version::HTTP_2)
+                    .header("cookie", "a=1")
+                    .header("cookie", "b=2"),
+            );
+            parts
+                .headers
+                .insert("host", HeaderValue::from_static("foo"));
+            parts
+        };
+        let mut one = crumbs();
+        request_head(&mut one, &Full::from(""), Protocol::Http1, None);
+        assert_eq!(lines(&one.headers, "cookie"), ["a=1; b=2"]);
+        let mut two = crumbs();
+        request_head(&mut two, &Full::from(""), Protocol::Http2, None);
+        assert_eq!(lines(&two.headers, "cookie"), ["a=1", "b=2"]);
+    }
+
+    #[test]
+    fn rule_16_a_body_of_unknown_length_is_chunked_for_every_method() {
+        let mut parts = parts(Request::get("/"));
+        request_head(&mut parts, &OfUnknownLength, Protocol::Http1, None);
+        assert_eq!(lines(&parts.headers, "transfer-encoding"), ["chunked"]);
+    }
+
+    struct OfUnknownLength;
+
+    impl HttpBody for OfUnknownLength {
+        type Data = bytes::Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+            std::task::Poll::Ready(None)
+        }
+    }
+
+    #[test]
+    fn rule_16_forwarded_fields_are_appended() {
+        let mut parts = parts(
+            Request::get("/")
+                .header("host", "foo")
+                .header("x-forwarded-for", "1.1.1.1")
+                .header("x-forwarded-for", "2.2.2.2")
+                .header("x-forwarded-proto", "https")
+                .header("via", "1.1 edge"),
+        );
+        let client = ClientInfo::new("[::ffff:10.1.2.3]:5".parse().unwrap());
+        forwarded(&mut parts, Some(client));
+        assert_eq!(
+            lines(&parts.headers, "x-forwarded-for"),
+            ["1.1.1.1", "2.2.2.2, 10.1.2.3"]
+        );
+        assert_eq!(lines(&parts.headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(lines(&parts.headers, "x-forwarded-host"), ["foo"]);
+        assert_eq!(lines(&parts.headers, "via"), ["1.1 edge", "1.1 devroute"]);
+    }
+
+    #[test]
+    fn rule_17_an_upgrade_to_h2c_is_never_taken() {
+        let mut with = parts(
+            Request::get("/")
+                .header("connection", "Upgrade, HTTP2-Settings")
+                .header("upgrade", "H2C"),
+        );
+        assert!(PendingUpgrade::take(&mut with).is_none());
+        // Nor is one that no server is there to carry out.
+        let mut with = parts(
+            Request::get("/")
+                .header("connection", "Upgrade")
+                .header("upgrade", "websocket"),
+        );
+        assert!(PendingUpgrade::take(&mut with).is_none());
+    }
+}

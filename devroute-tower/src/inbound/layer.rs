@@ -1,0 +1,202 @@
+//! What is decided once, when the service is built.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use devroute_core::{Selector, ServiceName, ServiceNameError, TargetPolicy};
+use tower_layer::Layer;
+
+use super::DevRoute;
+use crate::{
+    mode::{Mode, OncePerMinute},
+    reroute::{OnFailure, Settings},
+    transport::HttpTransport,
+};
+
+/// Reroutes a request whose contract names this service, and remembers the contract for the
+/// requests it causes.
+///
+/// See the [module](crate::inbound) for what it does, step by step.
+#[derive(Clone, Debug)]
+pub struct DevRouteLayer<T = HttpTransport> {
+    shared: Arc<Shared>,
+    transport: T,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) service: Option<ServiceName>,
+    pub(super) selector: Selector,
+    pub(super) mode: Mode,
+    pub(super) write_carriers: bool,
+    pub(super) reroute: Settings,
+    pub(super) log: Arc<OncePerMinute>,
+}
+
+impl DevRouteLayer {
+    /// A layer for `service`, which is always on.
+    ///
+    /// # Panics
+    ///
+    /// Where `service` is not a [`ServiceName`]; [`try_new`](Self::try_new) returns the error.
+    ///
+    /// ```
+    /// let layer = devroute_tower::DevRouteLayer::new("checkout");
+    /// assert_eq!(layer.service().unwrap().as_str(), "checkout");
+    /// ```
+    #[must_use]
+    #[track_caller]
+    #[allow(
+        clippy::panic,
+        reason = "documented; a name is a constant of the program"
+    )]
+    pub fn new(service: &str) -> Self {
+        match Self::try_new(service) {
+            Ok(layer) => layer,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A layer for `service`, which is always on.
+    ///
+    /// # Errors
+    ///
+    /// Where `service` is not a [`ServiceName`].
+    pub fn try_new(service: &str) -> Result<Self, ServiceNameError> {
+        Ok(Self::of(Some(ServiceName::new(service)?)))
+    }
+
+    /// A layer for `service` that obeys the environment variable `DEVROUTE`, which is `off`,
+    /// `carry` or `on` ([`Mode`]), and **off where it is not set**.
+    ///
+    /// # Panics
+    ///
+    /// Where `service` is not a [`ServiceName`].
+    #[must_use]
+    #[track_caller]
+    pub fn from_env(service: &str) -> Self {
+        Self::new(service).mode(Mode::from_env())
+    }
+
+    /// A layer for a router, which takes the service to look up from `x-devroute-matched`.
+    ///
+    /// There is no baseline behind a router: a request without a contract, or without an entry for
+    /// that service, is answered with 400, and the inner service is never called.
+    #[must_use]
+    pub fn router() -> Self {
+        Self::of(None)
+    }
+
+    fn of(service: Option<ServiceName>) -> Self {
+        let policy = Arc::new(default_policy());
+        let shared = Shared {
+            selector: selector(service.as_ref(), Arc::clone(&policy)),
+            service,
+            mode: Mode::On,
+            write_carriers: false,
+            reroute: Settings::new(policy),
+            log: Arc::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            transport: HttpTransport::new(),
+        }
+    }
+}
+
+impl<T> DevRouteLayer<T> {
+    /// Whether it does anything, and what.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.settings().mode = mode;
+        self
+    }
+
+    /// Which targets are allowed. The default allows private networks, and in Kubernetes (where
+    /// `KUBERNETES_SERVICE_HOST` is set) refuses the API server and the ports of the nodes.
+    #[must_use]
+    pub fn policy(mut self, policy: TargetPolicy) -> Self {
+        let policy = Arc::new(policy);
+        let shared = self.settings();
+        shared.selector = selector(shared.service.as_ref(), Arc::clone(&policy));
+        shared.reroute.policy = policy;
+        self
+    }
+
+    /// What happens when the target cannot be reached. A router has no baseline to fall back to,
+    /// so there the setting has no effect.
+    #[must_use]
+    pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
+        let shared = self.settings();
+        if shared.service.is_some() {
+            shared.reroute.on_failure = on_failure;
+        }
+        self
+    }
+
+    /// Reaches targets through `transport` instead.
+    #[must_use]
+    pub fn transport<T2>(self, transport: T2) -> DevRouteLayer<T2> {
+        DevRouteLayer {
+            shared: self.shared,
+            transport,
+        }
+    }
+
+    /// Hands rerouted requests to the router at `addr` instead of dialling the target (rule 19).
+    ///
+    /// The router judges the target: one place holds the policy, and the way to the laptops. This
+    /// layer's own policy is not asked.
+    #[must_use]
+    pub fn via(mut self, router: SocketAddr) -> Self {
+        self.settings().reroute.via = Some(router);
+        self.policy(TargetPolicy::delegated())
+    }
+
+    /// Whether answers show addresses of targets; `true` by default. An entry that serves the
+    /// outside switches it off.
+    #[must_use]
+    pub fn reveal_addresses(mut self, reveal: bool) -> Self {
+        self.settings().reroute.reveal_addresses = reveal;
+        self
+    }
+
+    /// Whether both carriers are written on what the inner service gets (rule 10); `false` by
+    /// default. A proxy does, so that a service with plain OpenTelemetry carries the contract on.
+    #[must_use]
+    pub fn write_carriers(mut self, write: bool) -> Self {
+        self.settings().write_carriers = write;
+        self
+    }
+
+    /// The service this layer stands in front of; `None` for a router.
+    #[must_use]
+    pub fn service(&self) -> Option<&ServiceName> {
+        self.shared.service.as_ref()
+    }
+
+    fn settings(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut self.shared)
+    }
+}
+
+fn selector(service: Option<&ServiceName>, policy: Arc<TargetPolicy>) -> Selector {
+    match service {
+        Some(service) => Selector::new(service.clone(), policy),
+        None => Selector::router(policy),
+    }
+}
+
+fn default_policy() -> TargetPolicy {
+    match std::env::var("KUBERNETES_SERVICE_HOST") {
+        Ok(host) => TargetPolicy::default().kubernetes(host.parse().ok()),
+        Err(_unset) => TargetPolicy::default(),
+    }
+}
+
+impl<S, T: Clone> Layer<S> for DevRouteLayer<T> {
+    type Service = DevRoute<S, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        DevRoute::new(inner, Arc::clone(&self.shared), self.transport.clone())
+    }
+}

@@ -1,0 +1,294 @@
+//! Decides about each request.
+
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use devroute_core::{
+    BaselineReason, Contract, Decision, DecisionError, Reroute, ServiceName, carrier,
+};
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tower_service::Service;
+
+use super::{
+    ResponseBody,
+    future::{ResponseFuture, scoped_answer},
+    layer::Shared,
+};
+use crate::{
+    BoxError, context,
+    failure::{Dialect, Failure},
+    forward::ClientInfo,
+    mode::Mode,
+    outcome::{Outcome, OutcomeKind},
+    reroute::{Attempt, reroute},
+    transport::{Body, HttpTransport},
+};
+
+/// The service of [`DevRouteLayer`](crate::DevRouteLayer).
+#[derive(Clone, Debug)]
+pub struct DevRoute<S, T = HttpTransport> {
+    inner: S,
+    shared: Arc<Shared>,
+    transport: T,
+    client: Option<ClientInfo>,
+}
+
+impl<S, T> DevRoute<S, T> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>, transport: T) -> Self {
+        Self {
+            inner,
+            shared,
+            transport,
+            client: None,
+        }
+    }
+
+    /// The client of the connection that this service serves, for `X-Forwarded-For`.
+    ///
+    /// Without it the [`ClientInfo`] in the extensions of a request is used, if there is one.
+    #[must_use]
+    pub fn with_client(mut self, client: ClientInfo) -> Self {
+        self.client = Some(client);
+        self
+    }
+}
+
+impl<S, T, ReqBody, ResBody, TBody> Service<Request<ReqBody>> for DevRoute<S, T>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send,
+    T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
+    T::Error: Into<BoxError>,
+    T::Future: Send,
+    TBody: HttpBody + Send + 'static,
+    TBody::Data: Send,
+    TBody::Error: Into<BoxError>,
+    ReqBody: HttpBody + Send + 'static,
+    ReqBody::Data: Send,
+    ReqBody::Error: Into<BoxError>,
+    ResBody: HttpBody<Data = Bytes> + Send + 'static,
+    ResBody::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        match self.shared.mode {
+            Mode::On => {}
+            Mode::Carry => return self.carry(request),
+            Mode::Off => {
+                if carrier::is_present(request.headers()) && self.shared.log.is_due() {
+                    tracing::warn!("a contract came in and is ignored: DEVROUTE is off here");
+                }
+                return ResponseFuture::plain(self.inner.call(request));
+            }
+        }
+        match self.shared.selector.decide(request.headers()) {
+            Ok(Decision::NoContract) => {
+                request.headers_mut().remove(carrier::MATCHED);
+                ResponseFuture::plain(self.inner.call(request))
+            }
+            Ok(Decision::Baseline { contract, reason }) => {
+                request.headers_mut().remove(carrier::MATCHED);
+                if self.shared.write_carriers {
+                    carrier::write(request.headers_mut(), &contract);
+                }
+                let outcome = match (reason, &self.shared.service) {
+                    (BaselineReason::AlreadyRerouted, Some(service)) => {
+                        already_rerouted(contract.clone(), service.clone())
+                    }
+                    _ => Outcome::of(OutcomeKind::Baseline, contract.clone()),
+                };
+                self.baseline(request, contract, outcome)
+            }
+            Ok(Decision::Reroute(decision)) => self.reroute(request, decision),
+            Ok(_) => ResponseFuture::plain(self.inner.call(request)),
+            Err(error) => self.refuse(&request, &error),
+        }
+    }
+}
+
+fn already_rerouted(contract: Contract, service: ServiceName) -> Outcome {
+    // Only an answer to a request whose contract names this service is marked (rule 14).
+    let target = contract.get(service.as_str());
+    let service = target.is_some().then_some(service);
+    Outcome {
+        service,
+        target,
+        ..Outcome::of(OutcomeKind::AlreadyRerouted, contract)
+    }
+}
+
+impl<S, T> DevRoute<S, T> {
+    /// The baseline answers, with the contract in scope.
+    fn baseline<ReqBody, ResBody>(
+        &mut self,
+        mut request: Request<ReqBody>,
+        contract: Contract,
+        outcome: Outcome,
+    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    {
+        request.extensions_mut().insert(contract.clone());
+        // A handler may make its calls before its future is polled.
+        let future = context::sync_scope(contract.clone(), || self.inner.call(request));
+        ResponseFuture::scoped(context::scope(contract, future), outcome)
+    }
+
+    /// Carries the contract on, whatever it says about this service.
+    fn carry<ReqBody, ResBody>(
+        &mut self,
+        request: Request<ReqBody>,
+    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    {
+        match carrier::read(request.headers()) {
+            Ok(Some(contract)) => {
+                let outcome = Outcome::of(OutcomeKind::Baseline, contract.clone());
+                self.baseline(request, contract, outcome)
+            }
+            Ok(None) => ResponseFuture::plain(self.inner.call(request)),
+            Err(error) => {
+                if self.shared.log.is_due() {
+                    tracing::warn!(%error, "a malformed contract came in and is not carried on");
+                }
+                ResponseFuture::plain(self.inner.call(request))
+            }
+        }
+    }
+
+    /// Answers with the reason. The inner service, which may hold a permit since it was ready,
+    /// keeps it until this service is called again or dropped.
+    fn refuse<ReqBody, F, ResBody, E>(
+        &self,
+        request: &Request<ReqBody>,
+        error: &DecisionError,
+    ) -> ResponseFuture<F, ResBody, E> {
+        let outcome = Outcome {
+            kind: OutcomeKind::Refused,
+            service: error.service().cloned(),
+            target: error.target().cloned(),
+            contract: None,
+            cause: None,
+        };
+        let settings = &self.shared.reroute;
+        let failure = Failure::of_decision(error, settings.reveal_addresses);
+        tracing::debug!(%error, cause = failure.cause, "refused");
+        let dialect = Dialect::of(request.headers());
+        ResponseFuture::refused(failure.into_response(
+            dialect,
+            settings.reveal_addresses,
+            Some(outcome),
+        ))
+    }
+
+    fn reroute<ReqBody, ResBody, TBody>(
+        &mut self,
+        request: Request<ReqBody>,
+        decision: Reroute,
+    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send,
+        T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
+        T::Error: Into<BoxError>,
+        T::Future: Send,
+        TBody: HttpBody + Send + 'static,
+        TBody::Data: Send,
+        TBody::Error: Into<BoxError>,
+        ReqBody: HttpBody + Send + 'static,
+        ReqBody::Data: Send,
+        ReqBody::Error: Into<BoxError>,
+        ResBody: Send + 'static,
+    {
+        let transport = self.transport.clone();
+        let shared = Arc::clone(&self.shared);
+        let client = self.client;
+        // The service that was made ready is the one that must be called.
+        let mut inner = (shared.reroute.on_failure == crate::OnFailure::Fallback).then(|| {
+            let next = self.inner.clone();
+            mem::replace(&mut self.inner, next)
+        });
+        ResponseFuture::rerouted(Box::pin(async move {
+            let dialect = Dialect::of(request.headers());
+            let reveal = shared.reroute.reveal_addresses;
+            let contract = decision.contract.clone();
+            let (service, target) = (decision.service.clone(), decision.target.clone());
+            match reroute(transport, &shared.reroute, decision, request, client).await {
+                Attempt::Answered(response) => {
+                    let outcome = Outcome {
+                        service: Some(service),
+                        target: Some(target),
+                        ..Outcome::of(OutcomeKind::Rerouted, contract)
+                    };
+                    Ok(rerouted_answer(
+                        response.map(ResponseBody::target),
+                        outcome,
+                        &shared,
+                    ))
+                }
+                Attempt::FellBack(mut request, outcome) => {
+                    tracing::debug!(%service, %target, cause = outcome.cause, "fell back");
+                    let Some(inner) = &mut inner else {
+                        return Ok(Failure::no_baseline(service, target).into_response(
+                            dialect,
+                            reveal,
+                            Some(outcome),
+                        ));
+                    };
+                    request.headers_mut().remove(carrier::MATCHED);
+                    if shared.write_carriers {
+                        carrier::write(request.headers_mut(), &contract);
+                    }
+                    request.extensions_mut().insert(contract.clone());
+                    let future = context::sync_scope(contract.clone(), || inner.call(request));
+                    let response = context::scope(contract, future).await?;
+                    Ok(scoped_answer(response, Some(outcome)))
+                }
+                Attempt::Failed(failure, outcome) => {
+                    tracing::debug!(%service, %target, cause = failure.cause, "failed");
+                    Ok(failure.into_response(dialect, reveal, Some(outcome)))
+                }
+            }
+        }))
+    }
+}
+
+/// Marks the target's answer, unless a router on the way has said already what happened.
+fn rerouted_answer<B>(
+    mut response: Response<ResponseBody<B>>,
+    mut outcome: Outcome,
+    shared: &Shared,
+) -> Response<ResponseBody<B>> {
+    let marked_by_router =
+        shared.reroute.via.is_some() && response.headers().contains_key(carrier::ROUTED);
+    if marked_by_router {
+        let refused = response.headers().get(carrier::ROUTED).is_some_and(|mark| {
+            mark.as_bytes()
+                .windows(b"=none;".len())
+                .any(|window| window == b"=none;")
+        });
+        if refused {
+            outcome.kind = OutcomeKind::Failed;
+            outcome.cause = Some("router");
+        }
+    } else if let Some(mark) = outcome.mark(shared.reroute.reveal_addresses) {
+        response.headers_mut().insert(carrier::ROUTED, mark);
+    }
+    response.extensions_mut().insert(outcome);
+    response
+}

@@ -1,0 +1,33 @@
+#![doc = include_str!("lib.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub use devroute_core as core;
+
+pub mod context;
+mod failure;
+mod forward;
+pub mod inbound;
+mod mode;
+pub mod outbound;
+mod outcome;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
+mod reroute;
+pub mod transport;
+
+pub use self::{
+    forward::ClientInfo,
+    inbound::{DevRoute, DevRouteLayer, ResponseBody},
+    mode::{Mode, ParseModeError},
+    outbound::{DevRouteClient, DevRouteClientLayer},
+    outcome::{Outcome, OutcomeKind},
+    reroute::OnFailure,
+};
+
+/// Any error, boxed.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The README's snippets are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

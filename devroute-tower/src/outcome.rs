@@ -1,0 +1,134 @@
+//! What became of a request that carried a contract.
+
+use devroute_core::{Contract, ServiceName, Target};
+use http::HeaderValue;
+
+/// What a layer did with a request; it is in the extensions of the *answer*.
+///
+/// Layers outside see what was decided, and a proxy counts and records it, without asking again.
+/// It is there for every request that carried a contract, and for every one that was refused; a
+/// request without a contract has none.
+///
+/// ```
+/// use std::{convert::Infallible, future::ready};
+/// use devroute_tower::{DevRouteLayer, Outcome, OutcomeKind};
+/// use http::{Request, Response};
+/// use tower::{Layer as _, ServiceExt as _, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let baseline = service_fn(|_: Request<String>| ready(Ok::<_, Infallible>(Response::new(String::new()))));
+/// let service = DevRouteLayer::new("foo").layer(baseline);
+/// let request = Request::get("/")
+///     .header("x-devroute", r#"{"bar":"192.168.1.12:8001"}"#)
+///     .body(String::new())
+///     .unwrap();
+/// let response = service.oneshot(request).await.unwrap();
+/// let outcome = response.extensions().get::<Outcome>().unwrap();
+/// assert_eq!(outcome.kind(), OutcomeKind::Baseline);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub(crate) kind: OutcomeKind,
+    pub(crate) service: Option<ServiceName>,
+    pub(crate) target: Option<Target>,
+    pub(crate) contract: Option<Contract>,
+    pub(crate) cause: Option<&'static str>,
+}
+
+/// The kinds of [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OutcomeKind {
+    /// The contract names other services: the baseline answered.
+    Baseline,
+    /// The request had been rerouted here already: the baseline answered.
+    AlreadyRerouted,
+    /// The target answered.
+    Rerouted,
+    /// The target could not be reached, and the baseline answered instead.
+    FellBack,
+    /// The contract, or what it asks for, was refused.
+    Refused,
+    /// The target could not be reached, or did not answer.
+    Failed,
+}
+
+impl OutcomeKind {
+    /// A short, stable label for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::AlreadyRerouted => "already_rerouted",
+            Self::Rerouted => "rerouted",
+            Self::FellBack => "fallback",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Outcome {
+    pub(crate) fn of(kind: OutcomeKind, contract: Contract) -> Self {
+        Self {
+            kind,
+            service: None,
+            target: None,
+            contract: Some(contract),
+            cause: None,
+        }
+    }
+
+    /// What became of the request.
+    #[must_use]
+    pub fn kind(&self) -> OutcomeKind {
+        self.kind
+    }
+
+    /// The service that was asked for, where the contract names it.
+    #[must_use]
+    pub fn service(&self) -> Option<&ServiceName> {
+        self.service.as_ref()
+    }
+
+    /// The target that the contract names for it.
+    #[must_use]
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
+    /// The contract; `None` where it was malformed or missing.
+    #[must_use]
+    pub fn contract(&self) -> Option<&Contract> {
+        self.contract.as_ref()
+    }
+
+    /// Why a request was refused, failed or fell back: a short, stable label.
+    #[must_use]
+    pub fn cause(&self) -> Option<&'static str> {
+        self.cause
+    }
+
+    /// The value of `x-devroute-routed` (rule 14); `None` where the contract names other services.
+    pub(crate) fn mark(&self, reveal_addresses: bool) -> Option<HeaderValue> {
+        let service = self.service.as_ref()?;
+        let cause = self.cause.unwrap_or("unknown");
+        let value = match (self.kind, &self.target) {
+            (OutcomeKind::Rerouted, Some(target)) if reveal_addresses => {
+                format!("{service}={target}")
+            }
+            (OutcomeKind::Rerouted, _) => format!("{service}=target"),
+            (OutcomeKind::AlreadyRerouted, _) => {
+                format!("{service}=baseline; reason=already_rerouted")
+            }
+            (OutcomeKind::FellBack, _) => format!("{service}=baseline; reason={cause}"),
+            (OutcomeKind::Refused | OutcomeKind::Failed, _) => {
+                format!("{service}=none; reason={cause}")
+            }
+            (OutcomeKind::Baseline, _) => return None,
+        };
+        // Every part of it is visible ASCII, so this is always a value.
+        HeaderValue::try_from(value).ok()
+    }
+}

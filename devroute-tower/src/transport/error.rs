@@ -1,0 +1,283 @@
+//! What can go wrong on the way to a target, and whose fault it is.
+
+use std::{error::Error as StdError, fmt, io, net::SocketAddr};
+
+use http::StatusCode;
+
+use crate::BoxError;
+
+/// Why a request could not be answered by the address it was sent to.
+///
+/// A transport of your own may return any error: it is answered with 502 and never falls back.
+/// One that has this error anywhere in its [source chain](std::error::Error::source) is answered
+/// with the [status](ErrorKind::status) and the `Proxy-Status` of its [kind](Self::kind), and the
+/// baseline may answer instead where [that kind](ErrorKind::is_before_request) allows it.
+///
+/// ```
+/// use devroute_tower::transport::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::ConnectionRefused, "192.168.1.12:8001".parse()?);
+/// assert_eq!(error.kind().status(), 502);
+/// assert!(error.kind().is_before_request());
+/// assert_eq!(error.to_string(), "192.168.1.12:8001 refused the connection");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    addr: Option<SocketAddr>,
+    source: Option<BoxError>,
+}
+
+/// The classes of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Nothing listens at the address.
+    ConnectionRefused,
+    /// The address gave no answer to the connection attempt in time.
+    ConnectTimeout,
+    /// There is no route to the address, or the network says that the host is not there.
+    Unreachable,
+    /// The connection could not be opened for another reason, such as exhausted descriptors.
+    ConnectFailed,
+    /// The host name has no address, or the name service failed.
+    DnsFailed,
+    /// The name service did not answer in time.
+    DnsTimeout,
+    /// The address turned out to be a listener of this very process.
+    OwnListener,
+    /// The target asks for TLS and this transport speaks none.
+    TlsUnavailable,
+    /// The connection ended before the answer began.
+    ConnectionClosed,
+    /// What came back is not HTTP as it should be.
+    Protocol,
+    /// The body of the request failed while it was sent.
+    RequestBody,
+}
+
+impl Error {
+    /// An error of this kind at `addr`.
+    #[must_use]
+    pub fn new(kind: ErrorKind, addr: SocketAddr) -> Self {
+        Self {
+            kind,
+            addr: Some(addr),
+            source: None,
+        }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn without_addr(kind: ErrorKind) -> Self {
+        Self {
+            kind,
+            addr: None,
+            source: None,
+        }
+    }
+
+    /// What class of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The address that was dialled; `None` where the failure came before one was known.
+    #[must_use]
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.addr
+    }
+
+    /// Finds an error of this type in `error` or in its sources.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        // A chain that goes round must not hang the request it belongs to.
+        for _ in 0..32 {
+            let error = next?;
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    pub(crate) fn connect(addr: SocketAddr, error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorKind::ConnectionRefused,
+            io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable => ErrorKind::Unreachable,
+            _ => ErrorKind::ConnectFailed,
+        };
+        Self::new(kind, addr).with_source(error)
+    }
+
+    pub(crate) fn exchange(addr: SocketAddr, error: hyper::Error) -> Self {
+        let kind = if error.is_user() {
+            ErrorKind::RequestBody
+        } else if error.is_parse() || is_h2_protocol(&error) {
+            ErrorKind::Protocol
+        } else {
+            ErrorKind::ConnectionClosed
+        };
+        Self::new(kind, addr).with_source(error)
+    }
+}
+
+/// hyper keeps the reason of an HTTP/2 failure in the source; a failed preface is not HTTP/2 at all.
+fn is_h2_protocol(error: &hyper::Error) -> bool {
+    let source = error.source();
+    source.is_some_and(|source| source.downcast_ref::<io::Error>().is_none())
+}
+
+impl ErrorKind {
+    /// The status of the answer that reports this failure (502, 504 or 403).
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::ConnectTimeout | Self::DnsTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::OwnListener => StatusCode::FORBIDDEN,
+            Self::RequestBody => StatusCode::BAD_REQUEST,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The error type of the `Proxy-Status` field (RFC 9209, section 2.3).
+    #[must_use]
+    pub fn proxy_status(self) -> &'static str {
+        match self {
+            Self::ConnectionRefused => "connection_refused",
+            Self::ConnectTimeout => "connection_timeout",
+            Self::Unreachable => "destination_ip_unroutable",
+            Self::ConnectFailed => "destination_unavailable",
+            Self::DnsFailed => "dns_error",
+            Self::DnsTimeout => "dns_timeout",
+            Self::OwnListener => "destination_ip_prohibited",
+            Self::TlsUnavailable => "proxy_configuration_error",
+            Self::ConnectionClosed => "connection_terminated",
+            Self::Protocol => "http_protocol_error",
+            Self::RequestBody => "http_request_error",
+        }
+    }
+
+    /// A short, stable label for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectionRefused => "connection_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Unreachable => "unreachable",
+            Self::ConnectFailed => "connect_failed",
+            Self::DnsFailed => "dns_failed",
+            Self::DnsTimeout => "dns_timeout",
+            Self::OwnListener => "own_listener",
+            Self::TlsUnavailable => "tls_unavailable",
+            Self::ConnectionClosed => "connection_closed",
+            Self::Protocol => "protocol_error",
+            Self::RequestBody => "request_body",
+        }
+    }
+
+    /// Whether no byte of the request can have reached the target, so that another may answer it.
+    #[must_use]
+    pub fn is_before_request(self) -> bool {
+        match self {
+            Self::ConnectionRefused
+            | Self::ConnectTimeout
+            | Self::Unreachable
+            | Self::ConnectFailed
+            | Self::DnsFailed
+            | Self::DnsTimeout
+            | Self::TlsUnavailable => true,
+            Self::OwnListener | Self::ConnectionClosed | Self::Protocol | Self::RequestBody => {
+                false
+            }
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addr {
+            Some(addr) => write!(f, "{addr} ")?,
+            None => f.write_str("the target ")?,
+        }
+        f.write_str(match self.kind {
+            ErrorKind::ConnectionRefused => "refused the connection",
+            ErrorKind::ConnectTimeout => "did not accept the connection in time",
+            ErrorKind::Unreachable => "cannot be reached from here",
+            ErrorKind::ConnectFailed => "could not be connected to",
+            ErrorKind::DnsFailed => "has a name without an address",
+            ErrorKind::DnsTimeout => "has a name that was not resolved in time",
+            ErrorKind::OwnListener => "is a listener of this process itself",
+            ErrorKind::TlsUnavailable => "asks for TLS, which this transport does not speak",
+            ErrorKind::ConnectionClosed => "closed the connection before it answered",
+            ErrorKind::Protocol => "answered with something that is not valid HTTP",
+            ErrorKind::RequestBody => "did not get the whole request, whose body failed",
+        })
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_found_under_other_errors() {
+        #[derive(Debug)]
+        struct Outer(Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("outer")
+            }
+        }
+        impl StdError for Outer {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let addr = SocketAddr::from(([10, 0, 0, 1], 80));
+        let boxed: BoxError = Box::new(Outer(Error::new(ErrorKind::DnsTimeout, addr)));
+        assert_eq!(Error::find(&*boxed).unwrap().kind(), ErrorKind::DnsTimeout);
+        assert!(Error::find(&io::Error::other("x")).is_none());
+    }
+
+    #[test]
+    fn a_request_that_may_have_been_seen_never_falls_back() {
+        for kind in [
+            ErrorKind::ConnectionClosed,
+            ErrorKind::Protocol,
+            ErrorKind::RequestBody,
+        ] {
+            assert!(!kind.is_before_request(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn io_errors_tell_refused_from_unreachable() {
+        let addr = SocketAddr::from(([10, 0, 0, 1], 80));
+        let kind = |kind: io::ErrorKind| Error::connect(addr, kind.into()).kind();
+        assert_eq!(
+            kind(io::ErrorKind::ConnectionRefused),
+            ErrorKind::ConnectionRefused
+        );
+        assert_eq!(kind(io::ErrorKind::HostUnreachable), ErrorKind::Unreachable);
+        assert_eq!(kind(io::ErrorKind::OutOfMemory), ErrorKind::ConnectFailed);
+    }
+}

@@ -1,0 +1,270 @@
+//! The transport that everything uses unless it is told otherwise.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri, uri::Scheme};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower_service::Service;
+
+use super::{
+    Body, Destination, Error, ErrorKind, Protocol, ResponseBody,
+    connect::{Connector, OpenConnections},
+    destination::{to_h1, to_h2},
+    h1,
+    pool::Pool,
+};
+
+/// Sends requests over pooled HTTP/1.1 and HTTP/2 connections, to exactly the address it is given.
+///
+/// The address is the authority of the request's URI and must be an `IP:port`: names are resolved
+/// and judged before a request comes here. [`Destination`] says what is spoken; without it gRPC
+/// goes as HTTP/2 with prior knowledge and everything else as HTTP/1.1.
+///
+/// - Clones share one pool. It belongs to the value, so two transports share nothing.
+/// - An HTTP/1.1 connection is polled by the future and the body that use it; dropping either ends
+///   the exchange. Only HTTP/2 connections, tunnels, and an upload that is still running when its
+///   answer begins have a task.
+/// - A request is taken only by an open connection, so a refused one is never half sent. One that
+///   finds a pooled connection closed before a byte went out is sent on a new one.
+/// - There is a limit for connecting, 2 seconds by default, and none for the answer: whoever
+///   answers may sit at a breakpoint.
+///
+/// ```
+/// use std::time::Duration;
+/// use devroute_tower::transport::HttpTransport;
+///
+/// let transport = HttpTransport::new().connect_timeout(Duration::from_millis(500));
+/// assert_eq!(transport.open_connections(), 0);
+/// ```
+#[derive(Clone, Debug)]
+pub struct HttpTransport {
+    connector: Connector,
+    idle_timeout: Duration,
+    max_idle: usize,
+    pool: Arc<Pool>,
+}
+
+/// The answer to come, or why there is none.
+pub type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>> + Send>>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_IDLE: usize = 256;
+const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+impl HttpTransport {
+    /// A transport with an empty pool.
+    #[must_use]
+    pub fn new() -> Self {
+        let connector = Connector {
+            timeout: CONNECT_TIMEOUT,
+            own_listeners: Arc::default(),
+            open: OpenConnections::default(),
+        };
+        let pool = Arc::new(Pool::new(IDLE_TIMEOUT, MAX_IDLE));
+        Self {
+            connector,
+            idle_timeout: IDLE_TIMEOUT,
+            max_idle: MAX_IDLE,
+            pool,
+        }
+    }
+
+    /// How long opening a connection may take; 2 seconds by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connector.timeout = timeout;
+        self
+    }
+
+    /// How long an idle connection is kept; 60 seconds by default. Starts a pool of its own.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self.pool = Arc::new(Pool::new(self.idle_timeout, self.max_idle));
+        self
+    }
+
+    /// How many idle connections to one address are kept; 256 by default. Starts a pool of its own.
+    #[must_use]
+    pub fn max_idle(mut self, connections: usize) -> Self {
+        self.max_idle = connections;
+        self.pool = Arc::new(Pool::new(self.idle_timeout, self.max_idle));
+        self
+    }
+
+    /// An address this process listens on. A connection that turns out to end there, by whatever
+    /// address of this host, is closed before a byte is sent
+    /// ([`OwnListener`](ErrorKind::OwnListener)).
+    #[must_use]
+    pub fn own_listener(mut self, addr: SocketAddr) -> Self {
+        let known = self.connector.own_listeners.iter().copied();
+        self.connector.own_listeners = known.chain([addr]).collect();
+        self
+    }
+
+    /// How many connections are open now, in use or idle.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.connector.open.count()
+    }
+
+    /// Sends `request` to `addr`, which needs not be in its URI.
+    pub(crate) async fn send(
+        self,
+        addr: SocketAddr,
+        protocol: Protocol,
+        authority: Option<http::uri::Authority>,
+        mut request: Request<Body>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        match protocol {
+            Protocol::Http1 => {
+                to_h1(&mut request, authority.as_ref());
+                self.send_h1(addr, request).await
+            }
+            Protocol::Http2 => {
+                to_h2(&mut request, authority.as_ref());
+                self.send_h2(addr, request).await
+            }
+        }
+    }
+
+    async fn send_h1(
+        self,
+        addr: SocketAddr,
+        mut request: Request<Body>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        while let Some(connection) = self.pool.take_h1(addr) {
+            match connection.exchange(request, &self.pool).await {
+                Ok(response) => return Ok(response),
+                // It was closed after the last look and before the first byte.
+                Err((_, Some(unsent))) => request = *unsent,
+                Err((error, None)) => return Err(error),
+            }
+        }
+        let connection = h1::Connection::new(addr, self.connector.dial(addr).await?).await?;
+        connection
+            .exchange(request, &self.pool)
+            .await
+            .map_err(|(error, _)| error)
+    }
+
+    async fn send_h2(
+        self,
+        addr: SocketAddr,
+        mut request: Request<Body>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        if let Some(mut sender) = self.pool.take_h2(addr) {
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response.map(ResponseBody::h2)),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(Error::exchange(addr, failed.into_error())),
+                },
+            }
+        }
+        let (io, open) = self.connector.dial(addr).await?;
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .handshake(io)
+            .await
+            .map_err(|error| Error::exchange(addr, error))?;
+        // The driver of an HTTP/2 connection ends with its last stream and sender.
+        tokio::spawn(async move {
+            let _open = open;
+            if let Err(error) = connection.await {
+                tracing::debug!(%addr, %error, "HTTP/2 connection failed");
+            }
+        });
+        self.pool.put_h2(addr, sender.clone());
+        let sent = sender.send_request(request).await;
+        sent.map(|response| response.map(ResponseBody::h2))
+            .map_err(|error| Error::exchange(addr, error))
+    }
+}
+
+impl Default for HttpTransport {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Service<Request<Body>> for HttpTransport {
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let transport = self.clone();
+        Box::pin(async move {
+            let destination = request.extensions_mut().remove::<Destination>();
+            let addr = address(request.uri())?;
+            let protocol = destination
+                .as_ref()
+                .map_or_else(|| Protocol::of(request.headers()), Destination::protocol);
+            let authority = destination.and_then(|it| it.authority().cloned());
+            transport.send(addr, protocol, authority, request).await
+        })
+    }
+}
+
+/// The `IP:port` in the authority; a name here is somebody's mistake, and is not looked up.
+fn address(uri: &Uri) -> Result<SocketAddr, Error> {
+    let no_address = || Error::without_addr(ErrorKind::DnsFailed);
+    let authority = uri.authority().ok_or_else(no_address)?;
+    let host = authority.host();
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let ip: IpAddr = bare
+        .parse()
+        .map_err(|error| no_address().with_source(error))?;
+    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+    let port = authority
+        .port_u16()
+        .unwrap_or(if is_tls { 443 } else { 80 });
+    let addr = SocketAddr::new(ip, port);
+    if is_tls {
+        Err(Error::new(ErrorKind::TlsUnavailable, addr))
+    } else {
+        Ok(addr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_literal_addresses_are_dialled() {
+        let ok = |uri: &'static str| address(&Uri::from_static(uri)).map_err(|error| error.kind());
+        assert_eq!(
+            ok("http://10.0.0.1:81/x"),
+            Ok("10.0.0.1:81".parse().unwrap())
+        );
+        assert_eq!(
+            ok("http://[fd00::1]/x"),
+            Ok("[fd00::1]:80".parse().unwrap())
+        );
+        assert_eq!(ok("http://localhost:80/"), Err(ErrorKind::DnsFailed));
+        assert_eq!(ok("/x"), Err(ErrorKind::DnsFailed));
+        assert_eq!(ok("https://10.0.0.1/"), Err(ErrorKind::TlsUnavailable));
+    }
+}

@@ -1,0 +1,150 @@
+//! The baseline, where it is another process.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, StatusCode};
+use http_body::Body as HttpBody;
+use hyper::upgrade::OnUpgrade;
+use tower_service::Service;
+
+use super::{Body, Error, ErrorKind, HttpTransport, Protocol, ResponseBody};
+use crate::{
+    BoxError,
+    failure::{Dialect, Failure},
+    forward::{self, PendingUpgrade},
+};
+
+/// Forwards every request to one address, as the inner service of a proxy.
+///
+/// Nothing is added or changed but what a proxy must (RFC 9110, section 7.6): fields for one
+/// connection end with it, `Host` and everything else go on as they came (rule 16). gRPC goes as
+/// HTTP/2 with prior knowledge and everything else as HTTP/1.1, unless [`h2c`](Self::h2c) says
+/// HTTP/2 for all. An upgrade is tunnelled once the upstream has switched.
+///
+/// It never fails: an upstream that cannot be reached is answered for, with 502 or 504 and the
+/// reason, and [`UpstreamFailure`] in the extensions of that answer.
+///
+/// ```
+/// use devroute_tower::{DevRouteLayer, transport::{HttpTransport, Upstream}};
+/// use tower::Layer as _;
+///
+/// // A sidecar in one line.
+/// let upstream = Upstream::new(HttpTransport::new(), "127.0.0.1:8080".parse()?);
+/// let sidecar = DevRouteLayer::new("foo").write_carriers(true).layer(upstream);
+/// # let _ = sidecar;
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    transport: HttpTransport,
+    addr: SocketAddr,
+    h2c: bool,
+}
+
+/// Why an [`Upstream`] answered itself; in the extensions of that answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamFailure(ErrorKind);
+
+impl UpstreamFailure {
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(self) -> ErrorKind {
+        self.0
+    }
+}
+
+impl Upstream {
+    /// Forwards to `addr`.
+    #[must_use]
+    pub fn new(transport: HttpTransport, addr: SocketAddr) -> Self {
+        Self {
+            transport,
+            addr,
+            h2c: false,
+        }
+    }
+
+    /// Whether everything goes as HTTP/2 with prior knowledge; `false` by default.
+    #[must_use]
+    pub fn h2c(mut self, h2c: bool) -> Self {
+        self.h2c = h2c;
+        self
+    }
+}
+
+impl<B> Service<Request<B>> for Upstream
+where
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let body = Body::new(body);
+        let dialect = Dialect::of(&parts.headers);
+        let protocol = if self.h2c {
+            Protocol::Http2
+        } else {
+            Protocol::of(&parts.headers)
+        };
+        let upgrade = match protocol {
+            Protocol::Http1 => PendingUpgrade::take(&mut parts),
+            Protocol::Http2 => None,
+        };
+        let authority = match protocol {
+            Protocol::Http1 => None,
+            Protocol::Http2 => forward::authority(&parts),
+        };
+        forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
+        let (transport, addr) = (self.transport.clone(), self.addr);
+        Box::pin(async move {
+            let request = Request::from_parts(parts, body);
+            let sent = transport.send(addr, protocol, authority, request).await;
+            Ok(
+                match sent.and_then(|response| switched(response, upgrade, addr)) {
+                    Ok(response) => response,
+                    Err(error) => {
+                        tracing::debug!(%addr, %error, "the upstream did not answer");
+                        let failure = Failure::of_upstream(&error);
+                        let mut response =
+                            failure.into_response::<ResponseBody>(dialect, true, None);
+                        response
+                            .extensions_mut()
+                            .insert(UpstreamFailure(error.kind()));
+                        response.map(ResponseBody::new)
+                    }
+                },
+            )
+        })
+    }
+}
+
+/// Finishes the head, and joins both sides where the upstream has switched protocols.
+fn switched(
+    response: Response<ResponseBody>,
+    upgrade: Option<PendingUpgrade>,
+    addr: SocketAddr,
+) -> Result<Response<ResponseBody>, Error> {
+    let (mut parts, body) = response.into_parts();
+    forward::response_head(&mut parts);
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let unasked = || Error::new(ErrorKind::Protocol, addr);
+        let target = parts.extensions.remove::<OnUpgrade>().ok_or_else(unasked)?;
+        upgrade.ok_or_else(unasked)?.tunnel(target);
+    }
+    Ok(Response::from_parts(parts, body))
+}
