@@ -25,6 +25,7 @@ use crate::{
     BoxError,
     failure::Failure,
     forward::{self, ClientInfo, PendingUpgrade},
+    inbound::ResponseBody,
     outcome::{Outcome, OutcomeKind},
     transport::{self, Body, Destination, Error, ErrorKind, Protocol},
 };
@@ -58,6 +59,15 @@ impl Settings {
             reveal_addresses: true,
             resolve_timeout: Duration::from_secs(2),
         }
+    }
+}
+
+/// The policy of a layer that was given none: in Kubernetes its API server and the ports of its nodes
+/// are no targets.
+pub(crate) fn default_policy() -> TargetPolicy {
+    match std::env::var("KUBERNETES_SERVICE_HOST") {
+        Ok(host) => TargetPolicy::default().kubernetes(host.parse().ok()),
+        Err(_unset) => TargetPolicy::default(),
     }
 }
 
@@ -161,6 +171,31 @@ where
     }
     let failure = settings.failure(&*error, &service, &target);
     Attempt::Failed(failure, outcome(OutcomeKind::Failed, None))
+}
+
+/// Marks the target's answer, unless a router on the way has said already what happened.
+pub(crate) fn rerouted_answer<B>(
+    mut response: Response<ResponseBody<B>>,
+    mut outcome: Outcome,
+    settings: &Settings,
+) -> Response<ResponseBody<B>> {
+    let marked_by_router =
+        settings.via.is_some() && response.headers().contains_key(carrier::ROUTED);
+    if marked_by_router {
+        let refused = response.headers().get(carrier::ROUTED).is_some_and(|mark| {
+            mark.as_bytes()
+                .windows(b"=none;".len())
+                .any(|window| window == b"=none;")
+        });
+        if refused {
+            outcome.kind = OutcomeKind::Failed;
+            outcome.cause = Some("router");
+        }
+    } else if let Some(mark) = outcome.mark(settings.reveal_addresses) {
+        response.headers_mut().insert(carrier::ROUTED, mark);
+    }
+    response.extensions_mut().insert(outcome);
+    response
 }
 
 async fn send<T>(transport: &mut T, request: Request<Body>) -> Result<T::Response, BoxError>

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::DevRoute;
 use crate::{
     mode::{Mode, OncePerMinute},
-    reroute::{OnFailure, Settings},
+    reroute::{OnFailure, Settings, default_policy},
     transport::HttpTransport,
 };
 
@@ -183,13 +183,6 @@ fn selector(service: Option<&ServiceName>, policy: Arc<TargetPolicy>) -> Selecto
     match service {
         Some(service) => Selector::new(service.clone(), policy),
         None => Selector::router(policy),
-    }
-}
-
-fn default_policy() -> TargetPolicy {
-    match std::env::var("KUBERNETES_SERVICE_HOST") {
-        Ok(host) => TargetPolicy::default().kubernetes(host.parse().ok()),
-        Err(_unset) => TargetPolicy::default(),
     }
 }
 

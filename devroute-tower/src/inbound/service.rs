@@ -25,7 +25,7 @@ use crate::{
     forward::ClientInfo,
     mode::Mode,
     outcome::{Outcome, OutcomeKind},
-    reroute::{Attempt, reroute},
+    reroute::{Attempt, reroute, rerouted_answer},
     transport::{Body, HttpTransport},
 };
 
@@ -238,7 +238,7 @@ impl<S, T> DevRoute<S, T> {
                     Ok(rerouted_answer(
                         response.map(ResponseBody::target),
                         outcome,
-                        &shared,
+                        &shared.reroute,
                     ))
                 }
                 Attempt::FellBack(mut request, outcome) => {
@@ -266,29 +266,4 @@ impl<S, T> DevRoute<S, T> {
             }
         }))
     }
-}
-
-/// Marks the target's answer, unless a router on the way has said already what happened.
-fn rerouted_answer<B>(
-    mut response: Response<ResponseBody<B>>,
-    mut outcome: Outcome,
-    shared: &Shared,
-) -> Response<ResponseBody<B>> {
-    let marked_by_router =
-        shared.reroute.via.is_some() && response.headers().contains_key(carrier::ROUTED);
-    if marked_by_router {
-        let refused = response.headers().get(carrier::ROUTED).is_some_and(|mark| {
-            mark.as_bytes()
-                .windows(b"=none;".len())
-                .any(|window| window == b"=none;")
-        });
-        if refused {
-            outcome.kind = OutcomeKind::Failed;
-            outcome.cause = Some("router");
-        }
-    } else if let Some(mark) = outcome.mark(shared.reroute.reveal_addresses) {
-        response.headers_mut().insert(carrier::ROUTED, mark);
-    }
-    response.extensions_mut().insert(outcome);
-    response
 }
