@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     task::{Context, Poll, Waker},
 };
 
@@ -71,10 +71,7 @@ fn a_pending_future_leaves_no_contract_behind_between_polls() {
     // Polled from inside another contract, it still has its own.
     release.send(()).unwrap();
     let done = context::sync_scope(contract(2), || future.as_mut().poll(&mut cx));
-    assert_eq!(
-        done,
-        Poll::Ready((Some(contract(1)), Some(contract(1))))
-    );
+    assert_eq!(done, Poll::Ready((Some(contract(1)), Some(contract(1)))));
 }
 
 #[test]
@@ -186,9 +183,6 @@ async fn a_task_has_the_contract_of_the_request_and_its_neighbour_another() {
 fn auto_traits() {
     fn is<T: Send + Sync + 'static>() {}
     is::<Scope<std::future::Ready<()>>>();
-    fn unpin<T: Unpin>() {}
-    unpin::<Scope<std::future::Ready<()>>>();
-    unpin::<Scope<Pin<Box<dyn Future<Output = ()>>>>>();
 }
 
 #[test]

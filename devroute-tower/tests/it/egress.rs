@@ -181,7 +181,11 @@ fn rule_11_a_network_with_ports_needs_the_port() {
         ("203.0.113.1:9000", false),
         ("203.0.113.1", false),
     ] {
-        assert_eq!(hosts.contains(&authority.parse().unwrap()), internal, "{authority}");
+        assert_eq!(
+            hosts.contains(&authority.parse().unwrap()),
+            internal,
+            "{authority}"
+        );
     }
     assert!(!hosts.contains_host("203.0.113.1"));
 }

@@ -11,14 +11,14 @@ use http::{HeaderMap, Request, Response};
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 use tower_test::mock;
 
-use crate::outbound_support::{
-    assert_carries, assert_carries_nothing, carried, contract, text,
-};
+use crate::outbound_support::{assert_carries, assert_carries_nothing, carried, contract, text};
 
 /// What a client below `layer` gets to send.
 fn sent(layer: &DevRouteClientLayer, request: Request<()>) -> HeaderMap {
     let inner = service_fn(|request: Request<()>| {
-        std::future::ready(Ok::<_, Infallible>(Response::new(request.headers().clone())))
+        std::future::ready(Ok::<_, Infallible>(Response::new(
+            request.headers().clone(),
+        )))
     });
     let mut service = layer.layer(inner);
     let future: Ready<_> = service.call(request);
@@ -66,8 +66,7 @@ fn rule_10_the_contract_in_scope_goes_out_in_both_carriers() {
 #[test]
 fn rule_10_other_members_are_kept() {
     let request = with(get("http://checkout/"), &[("baggage", "a=1 ,  b=%20;p=q")]);
-    let headers =
-        context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
+    let headers = context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
     assert_carries(&headers, 1);
     let line = headers[carrier::BAGGAGE].to_str().unwrap();
     assert!(line.contains("a=1 ,  b=%20;p=q"), "{line}");
@@ -89,8 +88,7 @@ fn rule_10_a_contract_too_long_for_baggage_goes_in_the_field_alone() {
 fn extensions_come_before_the_scope() {
     let mut request = get("http://checkout/");
     request.extensions_mut().insert(contract(2));
-    let headers =
-        context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
+    let headers = context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
     assert_carries(&headers, 2);
 }
 
@@ -100,7 +98,10 @@ fn rule_11_what_the_application_set_comes_first_and_is_completed() {
     for fields in [
         &[("x-devroute", text(3).as_str())][..],
         &[("baggage", member.as_str())],
-        &[("x-devroute", text(3).as_str()), ("baggage", member.as_str())],
+        &[
+            ("x-devroute", text(3).as_str()),
+            ("baggage", member.as_str()),
+        ],
     ] {
         let mut request = with(get("http://checkout/"), fields);
         request.extensions_mut().insert(contract(2));
@@ -135,8 +136,7 @@ fn rule_11_a_malformed_contract_of_the_application_is_left_alone() {
 #[test]
 fn an_empty_contract_of_the_application_opts_out() {
     let request = with(get("http://checkout/"), &[("x-devroute", "{}")]);
-    let headers =
-        context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
+    let headers = context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
     assert_eq!(headers[carrier::CONTRACT], "{}");
     let own = carrier::read(&headers).unwrap().unwrap();
     assert!(own.is_empty());
@@ -179,8 +179,7 @@ fn rule_11_the_list_of_internal_hosts_is_the_layers() {
 fn rule_11_the_destination_is_the_authority_then_the_layers_then_host() {
     let plain = DevRouteClientLayer::new();
     let inside = DevRouteClientLayer::new().destination(&"http://greeter:50051".parse().unwrap());
-    let outside =
-        DevRouteClientLayer::new().destination(&"https://example.com".parse().unwrap());
+    let outside = DevRouteClientLayer::new().destination(&"https://example.com".parse().unwrap());
     let untold = DevRouteClientLayer::new().destination(&"/".parse().unwrap());
     let internal_host = [("host", "checkout:80")];
     let external_host = [("host", "example.com")];
@@ -248,9 +247,8 @@ async fn poll_ready_and_the_error_are_the_inner_services() {
 
 #[tokio::test]
 async fn method_uri_body_and_extensions_pass_unchanged() {
-    let inner = service_fn(|request: Request<&'static str>| async move {
-        Ok::<_, Infallible>(request)
-    });
+    let inner =
+        service_fn(|request: Request<&'static str>| async move { Ok::<_, Infallible>(request) });
     let request = Request::put("http://checkout:80/a%2Fb?c#d")
         .extension(7u8)
         .body("body")
@@ -291,12 +289,8 @@ fn auto_traits() {
     layer::<InternalHosts>();
     fn same_future<S: Service<Request<()>>>()
     where
-        DevRouteClient<S>: Service<
-                Request<()>,
-                Response = S::Response,
-                Error = S::Error,
-                Future = S::Future,
-            >,
+        DevRouteClient<S>:
+            Service<Request<()>, Response = S::Response, Error = S::Error, Future = S::Future>,
     {
     }
     same_future::<tower::util::BoxService<Request<()>, (), Infallible>>();

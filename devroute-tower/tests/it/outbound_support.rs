@@ -17,11 +17,7 @@ pub(crate) fn contract(number: u16) -> Contract {
 
 /// The text of [`contract`].
 pub(crate) fn text(number: u16) -> String {
-    format!(
-        r#"{{"foo":"10.0.{}.{}:8001"}}"#,
-        number / 256,
-        number % 256
-    )
+    format!(r#"{{"foo":"10.0.{}.{}:8001"}}"#, number / 256, number % 256)
 }
 
 /// What `headers` say, from each carrier alone.

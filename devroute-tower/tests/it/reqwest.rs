@@ -87,10 +87,7 @@ async fn rule_11_a_redirect_that_stays_inside_is_followed_with_the_contract() {
 #[tokio::test]
 async fn rule_11_a_redirect_that_leaves_after_one_that_stays_is_not_followed() {
     let world = world().await;
-    let url = format!(
-        "{0}/to?{0}/to?{1}/secret",
-        world.internal, world.external
-    );
+    let url = format!("{0}/to?{0}/to?{1}/secret", world.internal, world.external);
     let status = context::scope(contract(1), world.get(&url)).await;
     assert_eq!(status, StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(world.inside.take().len(), 2);

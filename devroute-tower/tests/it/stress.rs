@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -36,87 +35,90 @@ async fn call() -> Option<String> {
     client.oneshot(request).await.unwrap().into_body()
 }
 
-/// Everything a handler may do between its request and the ones it makes. `expected` is what each
-/// of its calls has to carry.
-async fn handler(number: u16, expected: Option<String>, calls: Arc<AtomicUsize>) {
-    let check = || {
-        let (expected, calls) = (expected.clone(), calls.clone());
-        async move {
-            for _ in 0..number % 3 {
-                yield_now().await;
-            }
-            assert_eq!(call().await, expected);
-            calls.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    // Ready at once, at the second poll, never: the loser of a `select!` is dropped half-way.
-    let late = || async {
-        yield_now().await;
-    };
-
-    check().await;
-    join_all((0..3).map(|_| check())).await;
-    match select(Box::pin(check()), Box::pin(late())).await {
-        Either::Left(_) => {}
-        Either::Right((_, abandoned)) => drop(abandoned),
-    }
-    tokio::select! {
-        () = check() => {}
-        () = std::future::pending() => {}
-    }
-    let cut = tokio::time::timeout(Duration::ZERO, std::future::pending::<()>()).await;
-    assert!(cut.is_err());
-    check().await;
-
-    context::spawn(check()).await.unwrap();
-    let lost = tokio::spawn(async { call().await });
-    assert_eq!(lost.await.unwrap(), None);
-    let aborted = context::spawn(async move {
-        check_forever(check).await;
-    });
-    aborted.abort();
-    let _ = aborted.await;
-
-    let (expected, calls) = (expected.clone(), calls.clone());
-    let mut set = JoinSet::new();
-    for _ in 0..2 {
-        let (expected, calls) = (expected.clone(), calls.clone());
-        set.spawn_in_current_contract(async move {
-            assert_eq!(call().await, expected);
-            calls.fetch_add(1, Ordering::Relaxed);
-        });
-    }
-    set.join_all().await;
-
-    // A scope inside the scope, and out again.
-    let inner = context::scope(contract(u16::MAX - number), call()).await;
-    assert_eq!(inner, Some(text(u16::MAX - number)));
-    assert_eq!(call().await, expected);
+/// One incoming request.
+#[derive(Clone)]
+struct Incoming {
+    number: u16,
+    /// What each of the calls that it causes has to carry.
+    expected: Option<String>,
+    calls: Arc<AtomicUsize>,
 }
 
-async fn check_forever<F: Future<Output = ()>>(check: impl Fn() -> F) {
-    loop {
+impl Incoming {
+    async fn check(self) {
+        for _ in 0..self.number % 3 {
+            yield_now().await;
+        }
+        assert_eq!(call().await, self.expected);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn check_forever(self) {
+        loop {
+            self.clone().check().await;
+        }
+    }
+
+    /// Everything a handler may do between its request and the ones it makes.
+    async fn handle(self) {
+        let check = || self.clone().check();
+
         check().await;
+        join_all((0..3).map(|_| check())).await;
+
+        // The loser of a race is dropped half-way, be it a check or not.
+        match select(Box::pin(check()), Box::pin(yield_now())).await {
+            Either::Left(_) => {}
+            Either::Right((_, abandoned)) => drop(abandoned),
+        }
+        tokio::select! {
+            () = check() => {}
+            () = std::future::pending() => {}
+        }
+        let cut = tokio::time::timeout(Duration::ZERO, self.clone().check_forever()).await;
+        assert!(cut.is_err());
+        check().await;
+
+        context::spawn(check()).await.unwrap();
+        assert_eq!(tokio::spawn(call()).await.unwrap(), None);
+        let aborted = context::spawn(self.clone().check_forever());
         yield_now().await;
+        aborted.abort();
+        assert!(aborted.await.unwrap_err().is_cancelled());
+
+        let mut set = JoinSet::new();
+        set.spawn_in_current_contract(check());
+        set.spawn_in_current_contract(check());
+        set.join_all().await;
+
+        // A scope inside the scope, and out again.
+        let other = u16::MAX - self.number;
+        let inner = context::scope(contract(other), call()).await;
+        assert_eq!(inner, Some(text(other)));
+        check().await;
     }
 }
 
 async fn stress() {
     let calls = Arc::new(AtomicUsize::new(0));
     let requests = (0..REQUESTS).map(|number| {
-        let calls = calls.clone();
         // Every fourth request has no contract, among those that have.
-        if number % 4 == 0 {
-            tokio::spawn(handler(number, None, calls))
+        let has_contract = number % 4 != 0;
+        let incoming = Incoming {
+            number,
+            expected: has_contract.then(|| text(number)),
+            calls: calls.clone(),
+        };
+        if has_contract {
+            tokio::spawn(context::scope(contract(number), incoming.handle()))
         } else {
-            let handler = handler(number, Some(text(number)), calls);
-            tokio::spawn(context::scope(contract(number), handler))
+            tokio::spawn(incoming.handle())
         }
     });
     for request in join_all(requests).await {
         request.unwrap();
     }
-    assert!(calls.load(Ordering::Relaxed) >= 9 * usize::from(REQUESTS));
+    assert!(calls.load(Ordering::Relaxed) >= 10 * usize::from(REQUESTS));
     assert_eq!(context::current(), None);
 }
 
@@ -143,7 +145,10 @@ async fn contracts_never_mix_inside_one_task() {
         let seen = if number % 4 == 0 {
             (work.await, None)
         } else {
-            (context::scope(contract(number), work).await, Some(text(number)))
+            (
+                context::scope(contract(number), work).await,
+                Some(text(number)),
+            )
         };
         assert_eq!(seen.0, seen.1);
         assert_eq!(context::current(), None);
