@@ -11,19 +11,20 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use devroute_core::{
-    Contract, Host, Permit, Refusal, Reroute, Scheme, Target, TargetPolicy, carrier,
+    Contract, DecisionError, Host, Permit, Refusal, Reroute, Scheme, Target, TargetPolicy, carrier,
 };
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
     uri::{Authority, Parts as UriParts},
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use tower_service::Service;
+use tracing::field::display;
 
 use crate::{
     BoxError,
-    failure::Failure,
+    failure::{Dialect, Failure},
     forward::{self, ClientInfo, PendingUpgrade},
     inbound::ResponseBody,
     outcome::{Outcome, OutcomeKind},
@@ -73,10 +74,95 @@ pub(crate) fn default_policy() -> TargetPolicy {
 
 /// What became of the attempt.
 pub(crate) enum Attempt<B> {
-    Answered(Response<transport::ResponseBody>),
+    Answered(Response<transport::ResponseBody>, Outcome),
     /// Not a byte was sent: here is the request as it was, for the baseline.
     FellBack(Request<B>, Outcome),
     Failed(Failure, Outcome),
+}
+
+impl<B> Attempt<B> {
+    /// The answer to give, the target's or our own; where the baseline is to give it, the request.
+    pub(crate) fn into_answer<ResBody>(
+        self,
+        settings: &Settings,
+        dialect: Dialect,
+    ) -> Result<Response<ResponseBody<ResBody>>, (Request<B>, Outcome)> {
+        match self {
+            Self::Answered(response, outcome) => Ok(rerouted_answer(
+                response.map(ResponseBody::target),
+                outcome,
+                settings,
+            )),
+            Self::FellBack(request, outcome) => {
+                let Outcome {
+                    service,
+                    target,
+                    cause,
+                    ..
+                } = &outcome;
+                let (service, target) =
+                    (service.as_ref().map(display), target.as_ref().map(display));
+                tracing::debug!(service, target, cause, "fell back");
+                Err((request, outcome))
+            }
+            Self::Failed(failure, outcome) => {
+                let Outcome {
+                    service, target, ..
+                } = &outcome;
+                let (service, target) =
+                    (service.as_ref().map(display), target.as_ref().map(display));
+                tracing::debug!(service, target, cause = failure.cause, "failed");
+                Ok(failure.into_response(dialect, settings.reveal_addresses, Some(outcome)))
+            }
+        }
+    }
+}
+
+/// Marks the target's answer, unless a router on the way has said already what happened.
+fn rerouted_answer<B>(
+    mut response: Response<ResponseBody<B>>,
+    mut outcome: Outcome,
+    settings: &Settings,
+) -> Response<ResponseBody<B>> {
+    let marked_by_router =
+        settings.via.is_some() && response.headers().contains_key(carrier::ROUTED);
+    if marked_by_router {
+        let refused = response.headers().get(carrier::ROUTED).is_some_and(|mark| {
+            mark.as_bytes()
+                .windows(b"=none;".len())
+                .any(|window| window == b"=none;")
+        });
+        if refused {
+            outcome.kind = OutcomeKind::Failed;
+            outcome.cause = Some("router");
+        }
+    } else if let Some(mark) = outcome.mark(settings.reveal_addresses) {
+        response.headers_mut().insert(carrier::ROUTED, mark);
+    }
+    response.extensions_mut().insert(outcome);
+    response
+}
+
+/// The answer to a request whose contract cannot be obeyed.
+pub(crate) fn refused<ResBody>(
+    headers: &HeaderMap,
+    error: &DecisionError,
+    settings: &Settings,
+) -> Response<ResponseBody<ResBody>> {
+    let outcome = Outcome {
+        kind: OutcomeKind::Refused,
+        service: error.service().cloned(),
+        target: error.target().cloned(),
+        contract: None,
+        cause: None,
+    };
+    let failure = Failure::of_decision(error, settings.reveal_addresses);
+    tracing::debug!(%error, cause = failure.cause, "refused");
+    failure.into_response(
+        Dialect::of(headers),
+        settings.reveal_addresses,
+        Some(outcome),
+    )
 }
 
 /// Sends `request` to the target that the contract names.
@@ -153,7 +239,9 @@ where
 
     let error = match send(&mut transport, request).await {
         Ok(response) => match answered(response, upgrade) {
-            Ok(response) => return Attempt::Answered(response),
+            Ok(response) => {
+                return Attempt::Answered(response, outcome(OutcomeKind::Rerouted, None));
+            }
             Err(()) => Error::new(ErrorKind::Protocol, addr).into(),
         },
         Err(error) => error,
@@ -171,31 +259,6 @@ where
     }
     let failure = settings.failure(&*error, &service, &target);
     Attempt::Failed(failure, outcome(OutcomeKind::Failed, None))
-}
-
-/// Marks the target's answer, unless a router on the way has said already what happened.
-pub(crate) fn rerouted_answer<B>(
-    mut response: Response<ResponseBody<B>>,
-    mut outcome: Outcome,
-    settings: &Settings,
-) -> Response<ResponseBody<B>> {
-    let marked_by_router =
-        settings.via.is_some() && response.headers().contains_key(carrier::ROUTED);
-    if marked_by_router {
-        let refused = response.headers().get(carrier::ROUTED).is_some_and(|mark| {
-            mark.as_bytes()
-                .windows(b"=none;".len())
-                .any(|window| window == b"=none;")
-        });
-        if refused {
-            outcome.kind = OutcomeKind::Failed;
-            outcome.cause = Some("router");
-        }
-    } else if let Some(mark) = outcome.mark(settings.reveal_addresses) {
-        response.headers_mut().insert(carrier::ROUTED, mark);
-    }
-    response.extensions_mut().insert(outcome);
-    response
 }
 
 async fn send<T>(transport: &mut T, request: Request<Body>) -> Result<T::Response, BoxError>

@@ -25,7 +25,7 @@ use crate::{
     forward::ClientInfo,
     mode::Mode,
     outcome::{Outcome, OutcomeKind},
-    reroute::{Attempt, reroute, rerouted_answer},
+    reroute::{refused, reroute},
     transport::{Body, HttpTransport},
 };
 
@@ -177,22 +177,7 @@ impl<S, T> DevRoute<S, T> {
         request: &Request<ReqBody>,
         error: &DecisionError,
     ) -> ResponseFuture<F, ResBody, E> {
-        let outcome = Outcome {
-            kind: OutcomeKind::Refused,
-            service: error.service().cloned(),
-            target: error.target().cloned(),
-            contract: None,
-            cause: None,
-        };
-        let settings = &self.shared.reroute;
-        let failure = Failure::of_decision(error, settings.reveal_addresses);
-        tracing::debug!(%error, cause = failure.cause, "refused");
-        let dialect = Dialect::of(request.headers());
-        ResponseFuture::refused(failure.into_response(
-            dialect,
-            settings.reveal_addresses,
-            Some(outcome),
-        ))
+        ResponseFuture::refused(refused(request.headers(), error, &self.shared.reroute))
     }
 
     fn reroute<ReqBody, ResBody, TBody>(
@@ -225,45 +210,26 @@ impl<S, T> DevRoute<S, T> {
         });
         ResponseFuture::rerouted(Box::pin(async move {
             let dialect = Dialect::of(request.headers());
-            let reveal = shared.reroute.reveal_addresses;
             let contract = decision.contract.clone();
             let (service, target) = (decision.service.clone(), decision.target.clone());
-            match reroute(transport, &shared.reroute, decision, request, client).await {
-                Attempt::Answered(response) => {
-                    let outcome = Outcome {
-                        service: Some(service),
-                        target: Some(target),
-                        ..Outcome::of(OutcomeKind::Rerouted, contract)
-                    };
-                    Ok(rerouted_answer(
-                        response.map(ResponseBody::target),
-                        outcome,
-                        &shared.reroute,
-                    ))
-                }
-                Attempt::FellBack(mut request, outcome) => {
-                    tracing::debug!(%service, %target, cause = outcome.cause, "fell back");
-                    let Some(inner) = &mut inner else {
-                        return Ok(Failure::no_baseline(service, target).into_response(
-                            dialect,
-                            reveal,
-                            Some(outcome),
-                        ));
-                    };
-                    request.headers_mut().remove(carrier::MATCHED);
-                    if shared.write_carriers {
-                        carrier::write(request.headers_mut(), &contract);
-                    }
-                    request.extensions_mut().insert(contract.clone());
-                    let future = context::sync_scope(contract.clone(), || inner.call(request));
-                    let response = context::scope(contract, future).await?;
-                    Ok(scoped_answer(response, Some(outcome)))
-                }
-                Attempt::Failed(failure, outcome) => {
-                    tracing::debug!(%service, %target, cause = failure.cause, "failed");
-                    Ok(failure.into_response(dialect, reveal, Some(outcome)))
-                }
+            let attempt = reroute(transport, &shared.reroute, decision, request, client).await;
+            let (mut request, outcome) = match attempt.into_answer(&shared.reroute, dialect) {
+                Ok(response) => return Ok(response),
+                Err(fell_back) => fell_back,
+            };
+            let Some(inner) = &mut inner else {
+                let failure = Failure::no_baseline(service, target);
+                let reveal = shared.reroute.reveal_addresses;
+                return Ok(failure.into_response(dialect, reveal, Some(outcome)));
+            };
+            request.headers_mut().remove(carrier::MATCHED);
+            if shared.write_carriers {
+                carrier::write(request.headers_mut(), &contract);
             }
+            request.extensions_mut().insert(contract.clone());
+            let future = context::sync_scope(contract.clone(), || inner.call(request));
+            let response = context::scope(contract, future).await?;
+            Ok(scoped_answer(response, Some(outcome)))
         }))
     }
 }

@@ -1,7 +1,7 @@
 use http::Uri;
 use tower_layer::Layer;
 
-use super::{DevRouteClient, InternalHosts, attach::Attach};
+use super::{DevRouteClient, DevRouteClientRerouteLayer, InternalHosts, attach::Attach};
 
 /// Carries the contract on to the requests that a client makes.
 ///
@@ -20,7 +20,7 @@ use super::{DevRouteClient, InternalHosts, attach::Attach};
 #[derive(Clone, Debug, Default)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct DevRouteClientLayer {
-    pub(super) attach: Attach,
+    attach: Attach,
 }
 
 impl DevRouteClientLayer {
@@ -42,6 +42,14 @@ impl DevRouteClientLayer {
     pub fn destination(mut self, uri: &Uri) -> Self {
         self.attach.destination = uri.authority().cloned();
         self
+    }
+
+    /// Obeys the contract here as well: a request for a service that it names goes to the target,
+    /// over `transport`.
+    ///
+    /// The response body becomes a sum of the inner service's and the target's.
+    pub fn reroute<T>(self, transport: T) -> DevRouteClientRerouteLayer<T> {
+        DevRouteClientRerouteLayer::new(self.attach, transport)
     }
 }
 

@@ -61,13 +61,21 @@
 
 mod attach;
 mod egress;
+mod future;
 mod layer;
 mod notice;
+mod reroute;
 mod service;
+mod service_name;
 
 #[cfg(feature = "reqwest-middleware")]
 pub(crate) use self::attach::{Attach, Pending};
 pub use self::{
-    attach::outgoing_headers, egress::InternalHosts, layer::DevRouteClientLayer,
+    attach::outgoing_headers,
+    egress::InternalHosts,
+    future::ResponseFuture,
+    layer::DevRouteClientLayer,
+    reroute::{DevRouteClientReroute, DevRouteClientRerouteLayer},
     service::DevRouteClient,
+    service_name::{FirstLabel, MakeServiceName},
 };
