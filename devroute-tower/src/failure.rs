@@ -280,7 +280,7 @@ fn help_for(kind: ErrorKind, service: &ServiceName) -> String {
     match kind {
         ErrorKind::ConnectionRefused => format!(
             "Nothing listens there: start {service} on that machine, let it listen on an address \
-             that is reachable from the cluster (0.0.0.0, not 127.0.0.1), or take {service} out of \
+             that the cluster can reach and not just on loopback, or take {service} out of \
              the contract."
         ),
         ErrorKind::ConnectTimeout | ErrorKind::Unreachable => format!(

@@ -306,6 +306,10 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn body(text: &'static str) -> Full<bytes::Bytes> {
+        Full::from(text)
+    }
+
     fn lines(headers: &HeaderMap, name: &str) -> Vec<String> {
         headers
             .get_all(name)
@@ -329,7 +333,7 @@ mod tests {
                 .header("x-kept", "1")
                 .header("x-kept", "2"),
         );
-        request_head(&mut parts, &Full::from("abc"), Protocol::Http1, None);
+        request_head(&mut parts, &body("abc"), Protocol::Http1, None);
         let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "host", "te", "x-kept"]);
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn rule_16_absolute_form_decides_the_host() {
         let mut parts = parts(Request::get("http://u:p@foo:81/x").header("host", "evil"));
-        request_head(&mut parts, &Full::from(""), Protocol::Http1, None);
+        request_head(&mut parts, &body(""), Protocol::Http1, None);
         assert_eq!(lines(&parts.headers, "host"), ["foo:81"]);
     }
 
@@ -359,10 +363,10 @@ mod tests {
             parts
         };
         let mut one = crumbs();
-        request_head(&mut one, &Full::from(""), Protocol::Http1, None);
+        request_head(&mut one, &body(""), Protocol::Http1, None);
         assert_eq!(lines(&one.headers, "cookie"), ["a=1; b=2"]);
         let mut two = crumbs();
-        request_head(&mut two, &Full::from(""), Protocol::Http2, None);
+        request_head(&mut two, &body(""), Protocol::Http2, None);
         assert_eq!(lines(&two.headers, "cookie"), ["a=1", "b=2"]);
     }
 

@@ -1,11 +1,21 @@
-//! The layers against real clients and servers on loopback.
+//! One binary: every test here talks to real servers on loopback.
 
 mod context;
 mod egress;
 mod hyper_util_client;
+mod inbound;
 mod outbound;
+mod outbound_reroute;
 mod outbound_support;
 #[cfg(feature = "reqwest")]
 mod reqwest;
+mod rule_12_failures;
+mod rule_13_fallback;
+mod rule_16_forwarding;
+mod rule_17_protocols;
+mod scope;
+mod servers;
 mod stress;
+mod support;
 mod tonic_client;
+mod transport;

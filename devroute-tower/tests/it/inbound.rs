@@ -1,0 +1,244 @@
+//! Who answers, and what the answer says about it (rules 6, 7, 8, 10 and 14).
+
+use axum::{Extension, Router, body::Body, extract::Request, routing::get as route};
+use devroute_core::Contract;
+use devroute_tower::{DevRouteLayer, Mode, context, transport::HttpTransport, transport::Upstream};
+use http::Request as HttpRequest;
+use tower::Layer as _;
+
+use crate::support::{client, contract, echo, get, layer, policy, send, serve, serve_hyper};
+
+#[tokio::test]
+async fn rule_06_without_a_contract_the_baseline_answers_and_nothing_is_added() {
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let answer = get(addr, "").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, "baseline GET /path?q=1 ")
+    );
+    assert!(!answer.headers.contains_key("x-devroute-routed"));
+    for field in [
+        "via",
+        "x-forwarded-for",
+        "x-devroute",
+        "x-devroute-matched",
+        "baggage",
+    ] {
+        assert!(
+            !answer.headers.contains_key(format!("echo-{field}")),
+            "{field}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn rule_06_an_entry_for_somebody_else_is_not_ours() {
+    let laptop = serve(echo("laptop")).await;
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let sent = contract("bar", laptop);
+    let answer = get(addr, &sent).await;
+    assert!(answer.body.starts_with("baseline"), "{answer:?}");
+    assert!(!answer.headers.contains_key("x-devroute-routed"));
+    // The embedded layer leaves the local request as it came (rule 10).
+    assert_eq!(answer.field("echo-x-devroute"), sent);
+    assert_eq!(answer.field("echo-baggage"), "");
+}
+
+#[tokio::test]
+async fn rule_06_our_entry_is_answered_by_the_target() {
+    let laptop = serve(echo("laptop")).await;
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let request = HttpRequest::post(format!("http://{addr}/a%2Fb?c=%20d"))
+        .header("x-devroute", contract("foo", laptop))
+        .body(Body::from("hello"))
+        .unwrap();
+    let answer = send(&client(), request).await;
+    assert_eq!(answer.body, "laptop POST /a%2Fb?c=%20d hello");
+    assert_eq!(answer.field("x-devroute-routed"), format!("foo={laptop}"));
+    assert_eq!(answer.field("echo-x-devroute-matched"), "foo");
+    assert_eq!(answer.field("echo-host"), addr.to_string());
+}
+
+#[tokio::test]
+async fn rule_09_a_baggage_member_reroutes_as_well() {
+    let laptop = serve(echo("laptop")).await;
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let encoded = contract("foo", laptop)
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect::<String>();
+    let request = HttpRequest::get(format!("http://{addr}/"))
+        .header("baggage", format!("a=1,devroute={encoded};p=1, b=2"))
+        .body(Body::empty())
+        .unwrap();
+    let answer = send(&client(), request).await;
+    assert!(answer.body.starts_with("laptop"), "{answer:?}");
+    // Both carriers go on, and the other members stay (rule 10).
+    assert_eq!(answer.field("echo-x-devroute"), contract("foo", laptop));
+    assert!(
+        answer.field("echo-baggage").starts_with("a=1,"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn rule_07_what_has_been_rerouted_here_is_not_rerouted_again() {
+    // The laptop runs the very same layer, and the contract still names its own address.
+    let laptop = serve(echo("laptop").layer(layer())).await;
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let answer = get(addr, &contract("foo", laptop)).await;
+    assert!(answer.body.starts_with("laptop"), "{answer:?}");
+    assert_eq!(answer.field("x-devroute-routed"), format!("foo={laptop}"));
+    assert!(
+        !answer.headers.contains_key("echo-x-devroute-matched"),
+        "it stops at the laptop"
+    );
+
+    // Asked directly, the one that answers says so.
+    let request = HttpRequest::get(format!("http://{laptop}/"))
+        .header("x-devroute", contract("foo", "10.0.0.1:1"))
+        .header("x-devroute-matched", "foo")
+        .body(Body::empty())
+        .unwrap();
+    let answer = send(&client(), request).await;
+    assert_eq!(
+        answer.field("x-devroute-routed"),
+        "foo=baseline; reason=already_rerouted"
+    );
+}
+
+#[tokio::test]
+async fn rule_07_the_mark_of_another_service_goes_no_further() {
+    let addr = serve(echo("baseline").layer(layer())).await;
+    for sent in ["", r#"{"bar":"10.0.0.1:1"}"#] {
+        let mut request =
+            HttpRequest::get(format!("http://{addr}/")).header("x-devroute-matched", "bar");
+        if !sent.is_empty() {
+            request = request.header("x-devroute", sent);
+        }
+        let answer = send(&client(), request.body(Body::empty()).unwrap()).await;
+        assert!(
+            !answer.headers.contains_key("echo-x-devroute-matched"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn rule_08_sixteen_reroutes_are_a_loop() {
+    let laptop = serve(echo("laptop")).await;
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let request = |hops: usize| {
+        let mut request = HttpRequest::get(format!("http://{addr}/"))
+            .header("x-devroute", contract("foo", laptop));
+        for _ in 0..hops {
+            request = request.header("via", "1.1 devroute");
+        }
+        request.body(Body::empty()).unwrap()
+    };
+    assert_eq!(send(&client(), request(15)).await.status, 200);
+    let answer = send(&client(), request(16)).await;
+    assert_eq!(answer.status, 508);
+    assert_eq!(answer.problem()["cause"], "loop");
+    assert_eq!(answer.field("x-devroute-routed"), "foo=none; reason=loop");
+}
+
+#[tokio::test]
+async fn rule_08_crossed_entries_end() {
+    // foo leads to bar's front and bar to foo's, whatever is asked first.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let foo = listener.local_addr().unwrap();
+    let bar_layer = DevRouteLayer::new("bar").policy(policy());
+    let bar = serve(echo("bar").layer(bar_layer)).await;
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let app = echo("foo").layer(layer());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+
+    let sent = format!(r#"{{"foo":"{bar}","bar":"{foo}"}}"#);
+    let answer = get(foo, &sent).await;
+    assert_eq!(answer.status, 508, "{answer:?}");
+}
+
+#[tokio::test]
+async fn rule_10_a_proxy_writes_both_carriers() {
+    let service = serve(echo("service")).await;
+    let upstream = Upstream::new(HttpTransport::new(), service);
+    let addr = serve_hyper(layer().write_carriers(true).layer(upstream)).await;
+    let sent = contract("bar", "10.0.0.1:80");
+    let answer = get(addr, &sent).await;
+    assert_eq!(answer.field("echo-x-devroute"), sent);
+    assert_eq!(
+        answer.field("echo-baggage"),
+        "devroute=%7B%22bar%22%3A%2210.0.0.1%3A80%22%7D"
+    );
+}
+
+#[tokio::test]
+async fn off_is_the_bare_service_and_carry_never_reroutes() {
+    let laptop = serve(echo("laptop")).await;
+    let in_scope = || async {
+        context::current().map_or_else(|| "none".to_owned(), |contract| contract.to_string())
+    };
+    for (mode, expected) in [
+        (Mode::Off, "none".to_owned()),
+        (Mode::Carry, contract("foo", laptop)),
+    ] {
+        let app = Router::new()
+            .route("/path", route(in_scope))
+            .layer(layer().mode(mode));
+        let addr = serve(app).await;
+        let answer = get(addr, &contract("foo", laptop)).await;
+        assert_eq!(answer.body, expected, "{mode:?}");
+        assert!(!answer.headers.contains_key("x-devroute-routed"));
+        // Neither refuses what it does not obey.
+        assert_eq!(get(addr, "{malformed").await.body, "none", "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_finds_the_contract_in_the_extensions() {
+    async fn handler(contract: Option<Extension<Contract>>, _: Request) -> String {
+        contract.map_or_else(|| "none".to_owned(), |contract| contract.to_string())
+    }
+    let addr = serve(Router::new().route("/path", route(handler)).layer(layer())).await;
+    let sent = r#"{ "bar" : "10.0.0.1:1" }"#;
+    assert_eq!(get(addr, sent).await.body, sent);
+    assert_eq!(get(addr, "").await.body, "none");
+}
+
+#[tokio::test]
+async fn rule_19_via_hands_the_request_to_a_router_which_judges() {
+    let laptop = serve(echo("laptop")).await;
+    let never = Upstream::new(HttpTransport::new(), crate::support::nobody().await);
+    let router = serve_hyper(
+        DevRouteLayer::router()
+            .policy(policy())
+            .layer(never.clone()),
+    )
+    .await;
+    let strict_router = serve_hyper(DevRouteLayer::router().layer(never)).await;
+
+    // The layer itself allows no loopback: with a router nobody asks it.
+    let addr = serve(echo("baseline").layer(DevRouteLayer::new("foo").via(router))).await;
+    let answer = get(addr, &contract("foo", laptop)).await;
+    assert!(answer.body.starts_with("laptop"), "{answer:?}");
+    assert_eq!(answer.field("x-devroute-routed"), format!("foo={laptop}"));
+    assert_eq!(answer.field("echo-x-devroute-matched"), "foo");
+    let via: Vec<_> = answer.headers.get_all("echo-via").iter().collect();
+    assert_eq!(via, ["1.1 devroute", "1.1 devroute"]);
+
+    let addr = serve(echo("baseline").layer(DevRouteLayer::new("foo").via(strict_router))).await;
+    let answer = get(addr, &contract("foo", laptop)).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert_eq!(
+        answer.field("x-devroute-routed"),
+        "foo=none; reason=loopback"
+    );
+}
+
+#[tokio::test]
+#[should_panic(expected = "service name")]
+async fn a_name_that_is_none_panics_when_the_layer_is_made() {
+    let _ = DevRouteLayer::new("not a name");
+}

@@ -1,0 +1,216 @@
+//! Rule 16: nothing changes on the way but what has to.
+
+use axum::{Router, body::Body, extract::Request as AxumRequest, response::Response};
+use bytes::Bytes;
+use devroute_tower::{ClientInfo, transport::HttpTransport, transport::Upstream};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tower::Layer as _;
+
+use crate::support::{
+    client, contract, echo, h2_client, layer, read_head, send, serve, serve_hyper,
+};
+
+async fn sidecar(service: std::net::SocketAddr) -> std::net::SocketAddr {
+    let upstream = Upstream::new(HttpTransport::new(), service);
+    serve_hyper(layer().write_carriers(true).layer(upstream)).await
+}
+
+/// What a raw target receives for a raw request through a sidecar: as baseline, or rerouted.
+async fn received(request: &str, rerouted: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let addr = sidecar(target).await;
+    let mut request = request.to_owned();
+    if rerouted {
+        let field = format!("x-devroute: {}\r\n\r\n", contract("foo", target));
+        request = request.replacen("\r\n\r\n", &format!("\r\n{field}"), 1);
+    }
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut target, _) = listener.accept().await.unwrap();
+    let head = read_head(&mut target).await;
+    target
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 204");
+    head
+}
+
+#[tokio::test]
+async fn the_baseline_gets_what_was_sent() {
+    let head = received(
+        "GET /a%2f/../b?x=%20y HTTP/1.1\r\nhost: foo.qa\r\nx-a: 1\r\nx-a: \r\n\r\n",
+        false,
+    );
+    assert_eq!(
+        head.await,
+        "GET /a%2f/../b?x=%20y HTTP/1.1\r\nhost: foo.qa\r\nx-a: 1\r\nx-a: \r\n\r\n"
+    );
+}
+
+#[tokio::test]
+async fn asterisk_form_and_absolute_form() {
+    for rerouted in [false, true] {
+        let head = received("OPTIONS * HTTP/1.1\r\nhost: foo.qa\r\n\r\n", rerouted).await;
+        assert!(
+            head.starts_with("OPTIONS * HTTP/1.1\r\nhost: foo.qa\r\n"),
+            "{head}"
+        );
+        let head = received(
+            "GET http://foo.qa/x HTTP/1.1\r\nhost: evil\r\n\r\n",
+            rerouted,
+        )
+        .await;
+        assert!(
+            head.starts_with("GET /x HTTP/1.1\r\nhost: foo.qa\r\n"),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_rerouted_request_says_who_asked() {
+    let laptop = serve(echo("laptop")).await;
+    let service = serve(echo("baseline")).await;
+    let upstream = Upstream::new(HttpTransport::new(), service);
+    let client_addr = "10.9.8.7:1234".parse().unwrap();
+    let service = layer()
+        .layer(upstream)
+        .with_client(ClientInfo::new(client_addr));
+    let addr = serve_hyper(service).await;
+    let request = Request::get(format!("http://{addr}/"))
+        .header("x-devroute", contract("foo", laptop))
+        .header("x-forwarded-for", "1.2.3.4")
+        .body(Body::empty())
+        .unwrap();
+    let answer = send(&client(), request).await;
+    assert_eq!(answer.field("echo-x-forwarded-for"), "1.2.3.4, 10.9.8.7");
+    assert_eq!(answer.field("echo-x-forwarded-proto"), "http");
+    assert_eq!(answer.field("echo-x-forwarded-host"), addr.to_string());
+    assert_eq!(answer.field("echo-via"), "1.1 devroute");
+}
+
+#[tokio::test]
+async fn several_set_cookies_and_odd_bytes_keep_order_and_form() {
+    let app = Router::new().fallback(|| async {
+        let mut response = Response::new(Body::empty());
+        for value in [&b"a=1"[..], b"b=2", b"a=\xff\xfe"] {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            response.headers_mut().append("set-cookie", value);
+        }
+        response
+    });
+    let target = serve(app).await;
+    let addr = sidecar(target).await;
+    for sent in ["{}".to_owned(), contract("foo", target)] {
+        let request = Request::get(format!("http://{addr}/"))
+            .header("x-devroute", sent)
+            .body(Body::empty())
+            .unwrap();
+        let answer = send(&client(), request).await;
+        let cookies: Vec<_> = answer
+            .headers
+            .get_all("set-cookie")
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        assert_eq!(cookies, [&b"a=1"[..], b"b=2", b"a=\xff\xfe"]);
+    }
+}
+
+/// Answers a body of two chunks, and trailers that say what trailers came in.
+async fn trailing(request: AxumRequest) -> Response {
+    let body = request.into_body().collect().await.unwrap();
+    let came = body.trailers().and_then(|it| it.get("x-in").cloned());
+    let mut trailers = HeaderMap::new();
+    trailers.insert(
+        "x-out",
+        came.unwrap_or_else(|| HeaderValue::from_static("none")),
+    );
+    let frames = [
+        Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"one "))),
+        Ok(Frame::data(Bytes::from_static(b"two"))),
+        Ok(Frame::trailers(trailers)),
+    ];
+    let mut response = Response::new(Body::new(StreamBody::new(futures_util::stream::iter(
+        frames,
+    ))));
+    response
+        .headers_mut()
+        .insert("trailer", HeaderValue::from_static("x-out"));
+    response
+}
+
+#[tokio::test]
+async fn trailers_pass_over_http_2_and_where_announced_over_http_1() {
+    let target = serve(Router::new().fallback(trailing)).await;
+    let addr = sidecar(target).await;
+    let body = || {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-in", HeaderValue::from_static("in"));
+        Body::new(StreamBody::new(futures_util::stream::iter([
+            Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"x"))),
+            Ok(Frame::trailers(trailers)),
+        ])))
+    };
+    for scheme in ["", "h2c://"] {
+        let request = Request::post(format!("http://{addr}/"))
+            .header("x-devroute", contract("foo", format!("{scheme}{target}")))
+            .header("te", "trailers")
+            .header("trailer", "x-in")
+            .body(body())
+            .unwrap();
+        let answer = send(&h2_client(), request).await;
+        assert_eq!(answer.body, "one two", "{scheme}");
+        let trailers = answer
+            .trailers
+            .unwrap_or_else(|| panic!("no trailers: {scheme}"));
+        assert_eq!(trailers["x-out"], "in", "{scheme}");
+    }
+}
+
+#[tokio::test]
+async fn a_get_with_a_body_of_unknown_length_keeps_it() {
+    let target = serve(echo("laptop")).await;
+    let addr = sidecar(target).await;
+    for sent in ["{}".to_owned(), contract("foo", target)] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: foo\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\
+             x-devroute: {sent}\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("laptop GET / hello"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn lengths_are_kept_where_they_were() {
+    let target = serve(Router::new().fallback(|| async { "12345" })).await;
+    let addr = sidecar(target).await;
+    for (method, body) in [("GET", "12345"), ("HEAD", "")] {
+        for sent in ["{}".to_owned(), contract("foo", target)] {
+            let request = Request::builder()
+                .method(method)
+                .uri(format!("http://{addr}/"))
+                .header("x-devroute", sent)
+                .body(Body::empty())
+                .unwrap();
+            let answer = send(&client(), request).await;
+            assert_eq!(answer.field("content-length"), "5", "{method}");
+            assert_eq!(answer.body, body);
+            assert!(!answer.headers.contains_key("transfer-encoding"));
+        }
+    }
+}
