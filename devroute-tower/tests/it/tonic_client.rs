@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use devroute_tower::{DevRouteClientLayer, context};
+use devroute_core::{Contract, TargetPolicy};
+use devroute_tower::{
+    DevRouteClient, DevRouteClientLayer, context, outbound::DevRouteClientReroute,
+    transport::HttpTransport,
+};
 use http::{Request, Uri};
 use tokio::net::TcpListener;
 use tonic::{
@@ -127,6 +131,72 @@ async fn a_streaming_call_carries_the_contract_of_its_start() {
     assert_carries(&received.one().headers, 1);
 }
 
+#[tokio::test]
+async fn a_call_is_rerouted_at_the_caller_and_its_trailers_come_back() {
+    let (baseline, at_baseline) = serve_grpc().await;
+    let (laptop, at_laptop) = serve_grpc().await;
+    let (channel, _) = channel(baseline);
+    let greeter = "http://greeter.qa.svc:50051".parse().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(
+            DevRouteClientLayer::new()
+                .destination(&greeter)
+                .reroute(HttpTransport::new())
+                .policy(TargetPolicy::default().allow_loopback(true)),
+        )
+        .service(channel);
+    let mut client = HealthClient::new(service);
+    let contract: Contract = format!(r#"{{"greeter":"{laptop}"}}"#).parse().unwrap();
+
+    context::scope(contract.clone(), async {
+        let answer = client.check(check()).await.unwrap();
+        assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
+        let routed = answer.metadata().get("x-devroute-routed").unwrap();
+        assert_eq!(*routed, *format!("greeter={laptop}"));
+        let parts = at_laptop.one();
+        assert_eq!(parts.version, http::Version::HTTP_2);
+        assert_eq!(parts.uri.authority().unwrap(), "greeter.qa.svc:50051");
+
+        let mut stream = client.watch(check()).await.unwrap().into_inner();
+        let first = stream.message().await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving);
+        drop(stream);
+
+        // NOT_FOUND rides in the trailers.
+        let unknown = HealthCheckRequest {
+            service: "unknown".to_owned(),
+        };
+        let status = client.check(unknown).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::NotFound);
+    })
+    .await;
+    assert_eq!(at_laptop.take().len(), 2);
+    assert!(at_baseline.take().is_empty());
+
+    // Without a contract the channel leads where it always led.
+    client.check(check()).await.unwrap();
+    assert_carries_nothing(&at_baseline.one().headers);
+}
+
+#[tokio::test]
+async fn rule_12_a_target_that_is_down_is_a_status() {
+    let dead = crate::support::nobody().await;
+    let (baseline, _) = serve_grpc().await;
+    let (channel, _) = channel(baseline);
+    let greeter = "http://greeter".parse().unwrap();
+    let layer = DevRouteClientLayer::new()
+        .destination(&greeter)
+        .reroute(HttpTransport::new())
+        .policy(TargetPolicy::default().allow_loopback(true));
+    let mut client = HealthClient::new(ServiceBuilder::new().layer(layer).service(channel));
+    let contract: Contract = format!(r#"{{"greeter":"{dead}"}}"#).parse().unwrap();
+    let status = context::scope(contract, client.check(check()))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains(&dead.to_string()), "{status}");
+}
+
 #[test]
 fn the_layered_channel_is_what_generated_clients_take() {
     fn takes<S>()
@@ -134,5 +204,6 @@ fn the_layered_channel_is_what_generated_clients_take() {
         S: tonic::client::GrpcService<Body> + Clone + Send + Sync,
     {
     }
-    takes::<devroute_tower::DevRouteClient<Channel>>();
+    takes::<DevRouteClient<Channel>>();
+    takes::<DevRouteClientReroute<Channel, HttpTransport>>();
 }
