@@ -1,0 +1,380 @@
+//! The command line: what can be given, what it is called, and the help that says so.
+//!
+//! Everything that is a *setting* (it can also come from the environment or from the configuration
+//! file) is taken as text here and nowhere parsed: [`config`](crate::config) does that, because only
+//! there is it known where a wrong value came from. What is not a setting (positional arguments,
+//! `--json`, `--once`) is typed already.
+//!
+//! A setting is exactly an argument that has an environment variable; its long name is its key in
+//! the configuration file.
+//!
+//! ```
+//! use clap::Parser;
+//! use devroute_proxy::cli::{Cli, Mode};
+//!
+//! let cli = Cli::parse_from(["devroute", "contract", "foo=8001", "--id", "run-7"]);
+//! let Mode::Contract(contract) = cli.mode else { unreachable!() };
+//! assert_eq!(contract.entries, ["foo=8001"]);
+//! ```
+
+use clap::{Args, Parser, Subcommand};
+
+/// Answers one request's call to a service from another address, because the request says so.
+#[derive(Debug, Parser)]
+#[command(name = "devroute", version, max_term_width = 100, after_help = PRECEDENCE)]
+#[non_exhaustive]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub mode: Mode,
+}
+
+const PRECEDENCE: &str = "Every setting: flag, else DEVROUTE_* environment variable, else the file \
+    given with --config, else its default. An empty variable counts as not set. \
+    A wrong value ends the program with status 64 and the place it came from.";
+
+/// The modes of `devroute`.
+// Exhaustive: the binary must not compile with a mode that it does not run.
+#[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one, at the start of the program"
+)]
+pub enum Mode {
+    /// Forward requests to the target their contract names for `x-devroute-matched`
+    #[command(after_help = PRECEDENCE)]
+    Router(RouterArgs),
+    /// Stand in front of one service and reroute the requests whose contract names it
+    #[command(after_help = PRECEDENCE)]
+    Sidecar(SidecarArgs),
+    /// Show the whole story on this machine: A -> B -> C, and a laptop that answers for B
+    Demo(DemoArgs),
+    /// Make a contract: the header, a curl line and the baggage member
+    #[command(visible_alias = "header")]
+    Contract(ContractArgs),
+    /// Say what a contract means, entry by entry, and what the policy makes of it
+    Explain(ExplainArgs),
+    /// The laptop's copy of a demo service, a process of its own so that it can be killed
+    #[command(hide = true)]
+    DemoLaptop(LaptopArgs),
+}
+
+/// `devroute router`
+#[derive(Args, Debug)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct RouterArgs {
+    /// Address to listen on [default: all addresses at $PORT, else at 8080]
+    #[arg(
+        long,
+        env = "DEVROUTE_LISTEN",
+        value_name = "ADDR",
+        help_heading = "Traffic"
+    )]
+    pub listen: Option<String>,
+    /// A router has no baseline to fall back to, so only `fail` is accepted [default: fail]
+    #[arg(
+        long,
+        env = "DEVROUTE_ON_FAILURE",
+        value_name = "fail",
+        help_heading = "Traffic"
+    )]
+    pub on_failure: Option<String>,
+    #[command(flatten)]
+    pub reroute: RerouteArgs,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// `devroute sidecar`
+#[derive(Args, Debug)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct SidecarArgs {
+    /// Address to listen on, in place of the service (required)
+    #[arg(
+        long,
+        env = "DEVROUTE_LISTEN",
+        value_name = "ADDR",
+        help_heading = "Traffic"
+    )]
+    pub listen: Option<String>,
+    /// The service's own instance: http://ADDR for HTTP/1.1, h2c://ADDR for HTTP/2 (required)
+    #[arg(
+        long,
+        env = "DEVROUTE_UPSTREAM",
+        value_name = "URL",
+        help_heading = "Traffic"
+    )]
+    pub upstream: Option<String>,
+    /// The service's name in contracts (required)
+    #[arg(
+        long,
+        env = "DEVROUTE_SERVICE",
+        value_name = "NAME",
+        help_heading = "Traffic"
+    )]
+    pub service: Option<String>,
+    /// Hand rerouted requests to the router at this address instead of dialling the target
+    #[arg(
+        long,
+        env = "DEVROUTE_VIA",
+        value_name = "ADDR",
+        help_heading = "Traffic"
+    )]
+    pub via: Option<String>,
+    /// Where a reroute fails: `fail` says so, `fallback` lets the baseline answer [default: fail]
+    #[arg(
+        long,
+        env = "DEVROUTE_ON_FAILURE",
+        value_name = "fail|fallback",
+        help_heading = "Traffic"
+    )]
+    pub on_failure: Option<String>,
+    #[command(flatten)]
+    pub reroute: RerouteArgs,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// `devroute demo`
+#[derive(Args, Debug)]
+#[non_exhaustive]
+pub struct DemoArgs {
+    /// Run the story once, check every answer, and exit with 0 or 1
+    #[arg(long)]
+    pub once: bool,
+    /// First port of the demo; ports that are taken are replaced by free ones [default: 7800]
+    #[arg(long, env = "DEVROUTE_PORT", value_name = "PORT")]
+    pub port: Option<String>,
+    /// What B's sidecar does when the laptop is gone: `fail` or `fallback` [default: fail]
+    #[arg(long, env = "DEVROUTE_ON_FAILURE", value_name = "fail|fallback")]
+    pub on_failure: Option<String>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `devroute contract`
+#[derive(Args, Debug)]
+#[non_exhaustive]
+pub struct ContractArgs {
+    /// SERVICE=PORT on this machine, or SERVICE=ADDRESS:PORT
+    #[arg(required = true, value_name = "SERVICE=TARGET")]
+    pub entries: Vec<String>,
+    /// Name of the test run ($id): in logs and in the record of reroutes
+    #[arg(long, value_name = "RUN")]
+    pub id: Option<String>,
+    /// The address others reach this machine at, where the one found is not it
+    #[arg(long, value_name = "IP")]
+    pub address: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The policy that the warnings are about.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// The configuration file.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `devroute explain`
+#[derive(Args, Debug)]
+#[non_exhaustive]
+pub struct ExplainArgs {
+    /// The contract, or `-` to read it from standard input
+    #[arg(value_name = "VALUE|-", required_unless_present_any = ["header", "baggage"])]
+    pub value: Option<String>,
+    /// A whole header line, as curl's -H takes it: `x-devroute: …` or `baggage: …` (repeatable)
+    #[arg(long, value_name = "LINE", conflicts_with = "value")]
+    pub header: Vec<String>,
+    /// The value of a baggage header (repeatable)
+    #[arg(long, value_name = "VALUE", conflicts_with = "value")]
+    pub baggage: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The policy that judges.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// The configuration file.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `devroute demo-laptop`, started by the demo only.
+#[derive(Args, Debug)]
+#[non_exhaustive]
+pub struct LaptopArgs {
+    /// Address to listen on; the one taken is printed
+    #[arg(long, value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// Where C is
+    #[arg(long, value_name = "ADDR")]
+    pub next: std::net::SocketAddr,
+}
+
+/// How requests are rerouted.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Rerouting")]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct RerouteArgs {
+    /// Longest wait for a connection to a target [default: 2s]
+    #[arg(long, env = "DEVROUTE_CONNECT_TIMEOUT", value_name = "TIME")]
+    pub connect_timeout: Option<String>,
+    /// Whether answers name the target's address [default: true]
+    #[arg(long, env = "DEVROUTE_REVEAL_ADDRESSES", value_name = "true|false")]
+    pub reveal_addresses: Option<String>,
+    /// Remove contracts from everything that comes in (at the edge of the organisation)
+    /// [default: false]
+    #[arg(
+        long,
+        env = "DEVROUTE_STRIP",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub strip: Option<String>,
+}
+
+/// Which targets are allowed.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Policy (private networks are allowed; lists take commas or repeat)")]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct PolicyArgs {
+    /// Also allow: `loopback`, `cgnat` (or `tailscale`: 100.64.0.0/10), or a network
+    #[arg(
+        long,
+        env = "DEVROUTE_ALLOW",
+        value_name = "loopback|cgnat|CIDR[:PORTS]",
+        value_delimiter = ','
+    )]
+    pub allow: Vec<String>,
+    /// Refuse a network, whatever is allowed
+    #[arg(
+        long,
+        env = "DEVROUTE_DENY",
+        value_name = "CIDR[:PORTS]",
+        value_delimiter = ','
+    )]
+    pub deny: Vec<String>,
+    /// Allow host names with this ending as targets; each address is judged like any other
+    #[arg(
+        long,
+        env = "DEVROUTE_ALLOW_SUFFIX",
+        value_name = ".DOMAIN",
+        value_delimiter = ','
+    )]
+    pub allow_suffix: Vec<String>,
+}
+
+/// How the process runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Process")]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct ProcessArgs {
+    /// Health, readiness, metrics and the record of reroutes [default: 127.0.0.1:15099]
+    #[arg(long, env = "DEVROUTE_ADMIN", value_name = "ADDR|off")]
+    pub admin: Option<String>,
+    /// Worker threads [default: as many as there are cores]
+    #[arg(long, env = "DEVROUTE_WORKERS", value_name = "N")]
+    pub workers: Option<String>,
+    /// How long requests may finish after SIGTERM [default: 30s]
+    #[arg(long, env = "DEVROUTE_DRAIN_TIMEOUT", value_name = "TIME")]
+    pub drain_timeout: Option<String>,
+    #[command(flatten)]
+    pub log: LogArgs,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// What is logged, and how; always to standard error.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Process")]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct LogArgs {
+    /// `human`, `json`, or `auto`: human on a terminal [default: auto]
+    #[arg(long, env = "DEVROUTE_LOG_FORMAT", value_name = "human|json|auto")]
+    pub log_format: Option<String>,
+    /// A level, or a list such as `warn,devroute_proxy=debug` [default: info]
+    #[arg(long, env = "DEVROUTE_LOG_LEVEL", value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+/// Where settings may come from besides flags and environment.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Process")]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct ConfigArgs {
+    /// TOML file with settings, named as the flags are: `listen = "127.0.0.1:8080"`
+    #[arg(long, env = "DEVROUTE_CONFIG", value_name = "FILE")]
+    pub config: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_named_alike_as_flag_and_variable() {
+        for mode in Cli::command().get_subcommands() {
+            for arg in mode.get_arguments() {
+                let (Some(flag), Some(variable)) = (arg.get_long(), arg.get_env()) else {
+                    continue;
+                };
+                let expected = format!("DEVROUTE_{}", flag.to_uppercase().replace('-', "_"));
+                assert_eq!(variable.to_str(), Some(&*expected), "{}", mode.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_switch_may_stand_alone_or_be_told_false() {
+        for (line, expected) in [("--strip", "true"), ("--strip=false", "false")] {
+            let cli = Cli::parse_from(["devroute", "router", line]);
+            let Mode::Router(router) = cli.mode else {
+                panic!("router was asked for")
+            };
+            assert_eq!(router.reroute.strip.as_deref(), Some(expected));
+        }
+    }
+}

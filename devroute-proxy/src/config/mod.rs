@@ -1,0 +1,384 @@
+//! Configuration: flags, `DEVROUTE_*` environment, a TOML file, defaults; in that order.
+//!
+//! Values arrive as text with the place they came from ([`Settings`]) and leave as the typed structs
+//! below, once, at the start: nothing behind this module sees an unparsed setting. Whatever is wrong
+//! is a [`ConfigError`] that names its source, and ends the process with status 64:
+//!
+//! ```text
+//! --listen: "8080" is not an address and port (such as 127.0.0.1:8080, …)
+//! DEVROUTE_WORKERS: "many" is not a number from 1 to 1024
+//! devroute.toml: connect-timeout: "2" is not a time with its unit (such as …), line 4
+//! ```
+//!
+//! Refused on purpose: unknown keys in the file, a list where one value belongs, `fallback` at a
+//! router. Not checked: what a higher source has replaced.
+
+mod file;
+mod settings;
+mod value;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use devroute_tower::OnFailure;
+use devroute_tower::core::{NetworkRule, ServiceName, TargetPolicy};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+pub use self::settings::Settings;
+use self::settings::Source;
+pub(crate) use self::value::ip as parse_ip;
+
+/// Where the admin listener is when nothing else is said.
+///
+/// On loopback, because the record of reroutes is nobody else's business by default.
+pub const DEFAULT_ADMIN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1)), 15099);
+
+/// The port of a router that is told none, as the reference implementation has it.
+pub const DEFAULT_ROUTER_PORT: u16 = 8080;
+
+/// A setting that cannot be used; its text names the place the value came from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigError {
+    message: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(message: String) -> Self {
+        Self { message }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What a `devroute router` needs to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouterConfig {
+    /// How it runs.
+    pub process: ProcessConfig,
+    /// How it reroutes.
+    pub reroute: RerouteConfig,
+}
+
+impl RouterConfig {
+    /// Parses the settings of a router.
+    ///
+    /// # Errors
+    ///
+    /// When a value is wrong, or asks for a fallback, which a router does not have.
+    pub fn parse(settings: &Settings) -> Result<Self, ConfigError> {
+        settings.one("on-failure", value::only_fail)?;
+        let listen = match settings.one("listen", value::address)? {
+            Some(address) => Bind::Address(address),
+            None => Bind::Everywhere(port_variable()?.unwrap_or(DEFAULT_ROUTER_PORT)),
+        };
+        Ok(Self {
+            process: ProcessConfig::parse(settings, listen)?,
+            reroute: RerouteConfig::parse(settings)?,
+        })
+    }
+}
+
+/// What a `devroute sidecar` needs to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SidecarConfig {
+    /// How it runs.
+    pub process: ProcessConfig,
+    /// How it reroutes.
+    pub reroute: RerouteConfig,
+    /// The service it stands in front of.
+    pub service: ServiceName,
+    /// The service's own instance.
+    pub upstream: Upstream,
+    /// The router that dials targets, if not the sidecar itself.
+    pub via: Option<SocketAddr>,
+    /// What happens when a reroute fails.
+    pub on_failure: OnFailure,
+}
+
+impl SidecarConfig {
+    /// Parses the settings of a sidecar.
+    ///
+    /// # Errors
+    ///
+    /// When a value is wrong or a required one is missing.
+    pub fn parse(settings: &Settings) -> Result<Self, ConfigError> {
+        let listen = Bind::Address(settings.required("listen", value::address)?);
+        Ok(Self {
+            upstream: settings.required("upstream", value::upstream)?,
+            service: settings.required("service", value::service)?,
+            via: settings.one("via", value::address)?,
+            on_failure: settings
+                .one("on-failure", value::on_failure)?
+                .unwrap_or_default(),
+            process: ProcessConfig::parse(settings, listen)?,
+            reroute: RerouteConfig::parse(settings)?,
+        })
+    }
+
+    /// The configuration of a sidecar for `service` that listens on `listen`, with defaults for
+    /// everything else and no admin listener.
+    #[must_use]
+    pub fn new(service: ServiceName, listen: SocketAddr, upstream: SocketAddr) -> Self {
+        Self {
+            process: ProcessConfig {
+                listen: Bind::Address(listen),
+                admin: None,
+                workers: NonZeroUsize::MIN,
+                drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            },
+            reroute: RerouteConfig::default(),
+            service,
+            upstream: Upstream {
+                address: upstream,
+                h2c: false,
+            },
+            via: None,
+            on_failure: OnFailure::Fail,
+        }
+    }
+}
+
+/// What a `devroute demo` needs to know.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct DemoConfig {
+    /// The first port of its range.
+    pub port: u16,
+    /// What B's sidecar does when the laptop is gone.
+    pub on_failure: OnFailure,
+}
+
+impl DemoConfig {
+    /// Parses the settings of the demo.
+    ///
+    /// # Errors
+    ///
+    /// When a value is wrong.
+    pub fn parse(settings: &Settings) -> Result<Self, ConfigError> {
+        Ok(Self {
+            port: settings.one("port", value::port)?.unwrap_or(7800),
+            on_failure: settings
+                .one("on-failure", value::on_failure)?
+                .unwrap_or_default(),
+        })
+    }
+}
+
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a process serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProcessConfig {
+    /// Where traffic comes in.
+    pub listen: Bind,
+    /// Where health, metrics and records are, if anywhere.
+    pub admin: Option<SocketAddr>,
+    /// The number of worker threads.
+    pub workers: NonZeroUsize,
+    /// How long requests may finish after the process was told to stop.
+    pub drain_timeout: Duration,
+}
+
+impl ProcessConfig {
+    fn parse(settings: &Settings, listen: Bind) -> Result<Self, ConfigError> {
+        let workers = match settings.one("workers", value::count)? {
+            Some(workers) => workers,
+            None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        };
+        Ok(Self {
+            listen,
+            admin: settings
+                .one("admin", value::address_or_off)?
+                .unwrap_or(Some(DEFAULT_ADMIN)),
+            workers,
+            drain_timeout: settings
+                .one("drain-timeout", value::duration)?
+                .unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+        })
+    }
+}
+
+/// What to listen on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Bind {
+    /// One address; port 0 takes a free one.
+    Address(SocketAddr),
+    /// This port on every address of the machine, IPv6 and IPv4.
+    Everywhere(u16),
+}
+
+/// The service's own instance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Upstream {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it speaks HTTP/2 with prior knowledge, and not HTTP/1.1.
+    pub h2c: bool,
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}://{}",
+            if self.h2c { "h2c" } else { "http" },
+            self.address
+        )
+    }
+}
+
+/// How requests are rerouted.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RerouteConfig {
+    /// Which targets are allowed.
+    pub policy: TargetPolicy,
+    /// The longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Whether answers name addresses.
+    pub reveal_addresses: bool,
+    /// Whether contracts that come in are removed.
+    pub strip: bool,
+}
+
+impl Default for RerouteConfig {
+    fn default() -> Self {
+        Self {
+            policy: TargetPolicy::default(),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            reveal_addresses: true,
+            strip: false,
+        }
+    }
+}
+
+impl RerouteConfig {
+    fn parse(settings: &Settings) -> Result<Self, ConfigError> {
+        let default = Self::default();
+        Ok(Self {
+            policy: policy(settings)?,
+            connect_timeout: settings
+                .one("connect-timeout", value::positive_duration)?
+                .unwrap_or(default.connect_timeout),
+            reveal_addresses: settings
+                .one("reveal-addresses", value::boolean)?
+                .unwrap_or(default.reveal_addresses),
+            strip: settings
+                .one("strip", value::boolean)?
+                .unwrap_or(default.strip),
+        })
+    }
+}
+
+/// Something the policy is to allow.
+#[derive(Clone, Debug)]
+pub(crate) enum Allow {
+    Loopback,
+    Cgnat,
+    Network(NetworkRule),
+}
+
+/// The policy that the settings describe.
+///
+/// Inside Kubernetes, which is known by the variable every pod has, the API server and the ports of
+/// the control plane are refused too (rule 5).
+///
+/// # Errors
+///
+/// When a network or a suffix is wrong.
+pub fn policy(settings: &Settings) -> Result<TargetPolicy, ConfigError> {
+    let mut policy = TargetPolicy::default();
+    if let Some(host) = std::env::var_os("KUBERNETES_SERVICE_HOST") {
+        policy = policy.kubernetes(host.to_str().and_then(|host| host.parse().ok()));
+    }
+    for allow in settings.many("allow", value::allow)? {
+        policy = match allow {
+            Allow::Loopback => policy.allow_loopback(true),
+            Allow::Cgnat => policy.allow_cgnat(true),
+            Allow::Network(rule) => policy.allow(rule),
+        };
+    }
+    for rule in settings.many("deny", value::network)? {
+        policy = policy.deny(rule);
+    }
+    for suffix in settings.many("allow-suffix", value::suffix)? {
+        policy = policy.allow_suffix(suffix);
+    }
+    Ok(policy)
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which are written.
+    pub filter: Targets,
+}
+
+impl LogConfig {
+    /// Parses the settings of logging; `default` is the level where none is set.
+    ///
+    /// # Errors
+    ///
+    /// When a value is wrong.
+    pub fn parse(settings: &Settings, default: LevelFilter) -> Result<Self, ConfigError> {
+        Ok(Self {
+            format: settings
+                .one("log-format", value::log_format)?
+                .unwrap_or(LogFormat::Auto),
+            filter: settings
+                .one("log-level", value::log_filter)?
+                .unwrap_or_else(|| Targets::new().with_default(default)),
+        })
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// For people on a terminal, else JSON.
+    Auto,
+}
+
+/// The port that platforms hand to a process as `PORT`.
+fn port_variable() -> Result<Option<u16>, ConfigError> {
+    match std::env::var("PORT") {
+        Ok(text) if !text.is_empty() => value::port(&text)
+            .map(Some)
+            .map_err(|message| Source::Variable("PORT".to_owned()).error(message)),
+        _ => Ok(None),
+    }
+}
+
+/// The policy of a command line with these flags alone.
+#[cfg(test)]
+pub(crate) fn policy_of_flags(flags: &[&str]) -> TargetPolicy {
+    use clap::CommandFactory as _;
+
+    let program = crate::cli::Cli::command();
+    let line = ["devroute", "explain", "{}"].iter().chain(flags);
+    let matches = program.clone().try_get_matches_from(line).unwrap();
+    policy(&Settings::gather(&program, &matches).unwrap()).unwrap()
+}

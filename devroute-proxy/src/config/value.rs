@@ -1,0 +1,264 @@
+//! What a setting's text means.
+//!
+//! Each function takes the text of one value and returns it typed, or the sentence that says what
+//! was expected. The sentence never says where the value came from: the caller knows and adds it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use devroute_tower::OnFailure;
+use devroute_tower::core::{HostSuffix, NetworkRule, ServiceName};
+use tracing_subscriber::filter::Targets;
+
+use super::{Allow, LogFormat, Upstream};
+
+/// An address and port, both numbers.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_unparsable| {
+        expected(
+            text,
+            "an address and port",
+            "127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080",
+        )
+    })
+}
+
+/// An address and port, or `off`.
+pub(crate) fn address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    address(text)
+        .map(Some)
+        .map_err(|message| format!("{message}, or `off`"))
+}
+
+/// An address without a port.
+pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_unparsable| expected(text, "an IP address", "192.168.1.12"))
+}
+
+/// A port that can be listened on.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("{text:?} is not a port (1 to 65535)")),
+    }
+}
+
+/// A positive count.
+pub(crate) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= 1024 => Ok(count),
+        _ => Err(format!("{text:?} is not a number from 1 to 1024")),
+    }
+}
+
+/// `true` or `false`.
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
+    text.parse()
+        .map_err(|_unparsable| format!("{text:?} is neither `true` nor `false`"))
+}
+
+/// A whole number with its unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || expected(text, "a time with its unit", "500ms, 2s, 1m or 1h");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(expected)?;
+    let number: u64 = number.parse().map_err(|_unparsable| expected())?;
+    let milliseconds = match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60 * 1000),
+        "h" => Some(60 * 60 * 1000),
+        _ => None,
+    };
+    milliseconds
+        .and_then(|unit| number.checked_mul(unit))
+        // Timers count on a monotonic clock that a time far beyond any use would overflow.
+        .filter(|&time| time <= 24 * 60 * 60 * 1000)
+        .map(Duration::from_millis)
+        .ok_or_else(expected)
+}
+
+/// [`duration`], but not zero.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err(format!("{text:?} leaves no time at all")),
+        time => Ok(time),
+    }
+}
+
+/// The service's own instance.
+pub(crate) fn upstream(text: &str) -> Result<Upstream, String> {
+    let expected = || {
+        expected(
+            text,
+            "an upstream",
+            "http://127.0.0.1:8080 or h2c://[::1]:8080",
+        )
+    };
+    let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
+    let h2c = match scheme {
+        "http" => false,
+        "h2c" => true,
+        "https" => {
+            return Err(format!(
+                "{text:?}: this build has no TLS; give the service's plain port as http://ADDR or \
+                 h2c://ADDR"
+            ));
+        }
+        _ => return Err(expected()),
+    };
+    let address: SocketAddr = rest.strip_suffix('/').unwrap_or(rest).parse().map_err(
+        |_unparsable| {
+            format!(
+                "{text:?} must name an IP address and a port (such as {scheme}://127.0.0.1:8080)"
+            )
+        },
+    )?;
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err(format!(
+            "{text:?} is not an address that can be connected to"
+        ));
+    }
+    Ok(Upstream { address, h2c })
+}
+
+/// The name of a service, by rule 2 of the contract.
+pub(crate) fn service(text: &str) -> Result<ServiceName, String> {
+    ServiceName::new(text).map_err(|error| error.to_string())
+}
+
+/// Something the policy is to allow.
+pub(crate) fn allow(text: &str) -> Result<Allow, String> {
+    match text {
+        "loopback" => Ok(Allow::Loopback),
+        "cgnat" | "tailscale" => Ok(Allow::Cgnat),
+        _ => network(text).map(Allow::Network).map_err(|message| {
+            format!("{message}; `loopback`, `cgnat` and `tailscale` are names for theirs")
+        }),
+    }
+}
+
+/// A network, with or without a range of ports.
+pub(crate) fn network(text: &str) -> Result<NetworkRule, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// The ending of host names.
+pub(crate) fn suffix(text: &str) -> Result<HostSuffix, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// What happens when a reroute fails.
+pub(crate) fn on_failure(text: &str) -> Result<OnFailure, String> {
+    match text {
+        "fail" => Ok(OnFailure::Fail),
+        "fallback" => Ok(OnFailure::Fallback),
+        _ => Err(format!("{text:?} is neither `fail` nor `fallback`")),
+    }
+}
+
+/// [`on_failure`] where there is no baseline.
+pub(crate) fn only_fail(text: &str) -> Result<(), String> {
+    match on_failure(text)? {
+        OnFailure::Fail => Ok(()),
+        _ => Err(
+            "a router has no baseline to fall back to; set `fallback` at the sidecar or layer \
+                  that sends to it"
+                .to_owned(),
+        ),
+    }
+}
+
+/// How log lines look.
+pub(crate) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        "auto" => Ok(LogFormat::Auto),
+        _ => Err(format!("{text:?} is none of `human`, `json` and `auto`")),
+    }
+}
+
+/// Which log lines are written.
+pub(crate) fn log_filter(text: &str) -> Result<Targets, String> {
+    text.parse().map_err(|_unparsable| {
+        let example = "info, or warn,devroute_proxy=debug";
+        expected(
+            text,
+            "a level (off, error, warn, info, debug, trace) or a list",
+            example,
+        )
+    })
+}
+
+fn expected(text: &str, what: &str, example: &str) -> String {
+    format!("{text:?} is not {what} (such as {example})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_needs_its_unit() {
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for wrong in [
+            "",
+            "2",
+            "s",
+            "-1s",
+            "1.5s",
+            "2 s",
+            "2S",
+            "25h",
+            "18446744073709551615h",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(positive_duration("0ms").is_err());
+    }
+
+    #[test]
+    fn an_upstream_is_an_address_with_a_scheme() {
+        let address = "127.0.0.1:81".parse().unwrap();
+        assert_eq!(
+            upstream("http://127.0.0.1:81"),
+            Ok(Upstream {
+                address,
+                h2c: false
+            })
+        );
+        assert_eq!(
+            upstream("h2c://127.0.0.1:81/"),
+            Ok(Upstream { address, h2c: true })
+        );
+        for wrong in [
+            "127.0.0.1:81",
+            "http://foo:81",
+            "http://127.0.0.1",
+            "http://0.0.0.0:81",
+        ] {
+            assert!(upstream(wrong).is_err(), "{wrong}");
+        }
+        assert!(
+            upstream("https://127.0.0.1:81")
+                .unwrap_err()
+                .contains("no TLS")
+        );
+    }
+
+    #[test]
+    fn tailscale_is_another_name_for_cgnat() {
+        assert!(matches!(allow("tailscale"), Ok(Allow::Cgnat)));
+        assert!(matches!(allow("10.0.0.0/8:80"), Ok(Allow::Network(_))));
+        assert!(allow("everything").unwrap_err().contains("`loopback`"));
+    }
+}

@@ -1,0 +1,148 @@
+//! The counters as OpenMetrics text, which Prometheus and everything like it reads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Causes, ConnectionMetrics, Decision, Latencies, Listener, Metrics};
+
+/// Everything `metrics` holds, added up now.
+pub(super) fn render(metrics: &Arc<Metrics>) -> String {
+    let mut registry = Registry::with_prefix("devroute");
+    registry.register_collector(Box::new(Snapshot(Arc::clone(metrics))));
+    let mut text = String::with_capacity(16 * 1024);
+    // Only a failing writer makes this fail, and a String does not.
+    let _ = text::encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Snapshot(Arc<Metrics>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &*self.0;
+        let encoder = &mut encoder;
+        build(encoder, metrics.mode)?;
+        requests(encoder, metrics)?;
+        causes(
+            encoder,
+            "reroute_failures",
+            "Requests whose reroute was refused or failed, by cause",
+            &metrics.reroute_failures,
+        )?;
+        causes(
+            encoder,
+            "upstream_failures",
+            "Requests that could not be given to the baseline, by cause",
+            &metrics.upstream_failures,
+        )?;
+        counter(
+            encoder,
+            "baggage_members_not_written",
+            "Contracts forwarded in the header alone, being too large for a baggage member",
+            metrics.members_not_written.load(Ordering::Relaxed),
+        )?;
+        counter(
+            encoder,
+            "accept_errors",
+            "Connections that could not be accepted",
+            metrics.accept_errors.load(Ordering::Relaxed),
+        )?;
+        connections(encoder, metrics)
+    }
+}
+
+fn build(encoder: &mut DescriptorEncoder<'_>, mode: &str) -> fmt::Result {
+    encoder
+        .encode_descriptor("build", "What runs here", None, MetricType::Info)?
+        .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("mode", mode)])
+}
+
+fn requests(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
+    let latencies = Decision::ALL.map(|decision| {
+        (
+            decision.as_str(),
+            Latencies::sum(&metrics.workers, decision),
+        )
+    });
+
+    let help = "Requests, by what was decided about them";
+    let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+    for (decision, latencies) in &latencies {
+        let labels = [("decision", *decision)];
+        ConstCounter::new(latencies.count()).encode(family.encode_family(&labels)?)?;
+    }
+
+    let help = "Time until the answer began, by decision";
+    let unit = Some(&Unit::Seconds);
+    let mut family =
+        encoder.encode_descriptor("response_start", help, unit, MetricType::Histogram)?;
+    for (decision, latencies) in &latencies {
+        let labels = [("decision", *decision)];
+        family
+            .encode_family(&labels)?
+            .encode_histogram::<NoLabelSet>(
+                latencies.seconds(),
+                latencies.count(),
+                &latencies.pairs(),
+                None,
+            )?;
+    }
+    Ok(())
+}
+
+fn causes(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    causes: &Causes,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (cause, count) in causes.all() {
+        let labels = [("cause", cause)];
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    ConstCounter::new(value).encode(encoder.encode_descriptor(
+        name,
+        help,
+        None,
+        MetricType::Counter,
+    )?)
+}
+
+fn connections(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
+    let listeners = [("proxy", Listener::Proxy), ("admin", Listener::Admin)];
+
+    let help = "Open connections of clients";
+    let mut family =
+        encoder.encode_descriptor("open_connections", help, None, MetricType::Gauge)?;
+    for (label, listener) in listeners {
+        let open = i64::try_from(metrics.open_connections(listener)).unwrap_or(i64::MAX);
+        let labels = [("listener", label)];
+        ConstGauge::new(open).encode(family.encode_family(&labels)?)?;
+    }
+
+    let help = "Connections of clients accepted";
+    let mut family = encoder.encode_descriptor("connections", help, None, MetricType::Counter)?;
+    for (label, listener) in listeners {
+        let accepted = metrics
+            .connections(listener)
+            .map(ConnectionMetrics::accepted)
+            .sum::<u64>();
+        let labels = [("listener", label)];
+        ConstCounter::new(accepted).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! What router and sidecar share: their listeners, their counters, and their life from the first
+//! connection to the end of the drain.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use devroute_tower::core::TargetPolicy;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use tokio::net::TcpListener;
+use tower_service::Service;
+
+use crate::admin::Admin;
+use crate::config::{Bind, ProcessConfig};
+use crate::machine;
+use crate::metrics::{Metrics, WorkerMetrics};
+use crate::records::Records;
+use crate::server::{self, BoxError, Drained, Options};
+use crate::shutdown::{self, Signal};
+use crate::stack::Shared;
+
+/// A process that listens, and does not serve yet.
+///
+/// It listens before anything else is made, because its own addresses belong in the policy: a
+/// contract that names the proxy itself would loop.
+#[derive(Debug)]
+pub(crate) struct Process {
+    config: ProcessConfig,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin_address: Option<SocketAddr>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) records: Arc<Records>,
+}
+
+impl Process {
+    /// Opens the listeners of `config`.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on.
+    pub(crate) async fn bind(
+        mode: &'static str,
+        config: &ProcessConfig,
+    ) -> Result<Self, ServeError> {
+        let failed = |source| match config.listen {
+            Bind::Address(address) => {
+                ServeError::new(format!("cannot listen on {address}"), source)
+            }
+            Bind::Everywhere(port) => {
+                ServeError::new(format!("cannot listen on port {port}"), source)
+            }
+        };
+        let listener = server::bind(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (mut admin, mut admin_address) = (None, None);
+        if let Some(wanted) = config.admin {
+            let failed = |source| ServeError::admin(wanted, source);
+            let listener = server::bind(Bind::Address(wanted)).await.map_err(failed)?;
+            admin_address = Some(listener.local_addr().map_err(failed)?);
+            admin = Some(listener);
+        }
+        Ok(Self {
+            metrics: Metrics::new(mode, config.workers.get()),
+            records: Arc::default(),
+            config: config.clone(),
+            listener,
+            admin,
+            address,
+            admin_address,
+        })
+    }
+
+    /// What the stacks of all workers share, with `policy` knowing this process's own listeners.
+    pub(crate) fn shared(&self, mut policy: TargetPolicy) -> Shared {
+        let own_listeners: Vec<SocketAddr> = [Some(self.address), self.admin_address]
+            .into_iter()
+            .flatten()
+            .collect();
+        for &address in &own_listeners {
+            policy = policy.own_listener(address);
+        }
+        if own_listeners
+            .iter()
+            .any(|address| address.ip().is_unspecified())
+        {
+            match machine::addresses() {
+                Ok(addresses) => {
+                    for address in addresses {
+                        policy = policy.own_address(address.ip);
+                    }
+                }
+                // The transport still sees a connection that ends in this process.
+                Err(error) => tracing::warn!(%error, "cannot find the addresses of this machine"),
+            }
+        }
+        Shared {
+            metrics: Arc::clone(&self.metrics),
+            records: Arc::clone(&self.records),
+            policy,
+            own_listeners,
+        }
+    }
+
+    /// Serves until `signal`, drains, and says what was left.
+    ///
+    /// # Errors
+    ///
+    /// When a worker cannot be started.
+    pub(crate) async fn serve<M, C, S, B>(
+        self,
+        title: String,
+        signal: Signal,
+        make: M,
+    ) -> Result<Drained, ServeError>
+    where
+        M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
+        C: Fn(SocketAddr) -> S + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (stop_admin, admin_stopped) = shutdown::channel();
+        let admin = self.admin.map(|listener| {
+            let (metrics, records) = (Arc::clone(&self.metrics), self.records);
+            let admin = Admin {
+                title,
+                metrics,
+                records,
+                signal: signal.clone(),
+            };
+            tokio::spawn(admin.serve(listener, admin_stopped))
+        });
+
+        let ProcessConfig {
+            workers,
+            drain_timeout,
+            ..
+        } = self.config;
+        let options = Options {
+            workers,
+            drain_timeout,
+        };
+        let drained = server::serve(self.listener, options, self.metrics, signal, make)
+            .await
+            .map_err(|error| ServeError::new("cannot start a worker", error))?;
+
+        stop_admin.shut_down();
+        if let Some(admin) = admin {
+            let _ = admin.await;
+        }
+        match drained.abandoned {
+            0 => tracing::info!("drained"),
+            abandoned => tracing::warn!(abandoned, "connections were cut at the end of the drain"),
+        }
+        Ok(drained)
+    }
+}
+
+/// Why a process could not start or go on; says what to do about it.
+#[derive(Debug)]
+pub struct ServeError {
+    what: String,
+    source: io::Error,
+    help: &'static str,
+}
+
+impl ServeError {
+    fn new(what: impl Into<String>, source: io::Error) -> Self {
+        Self {
+            what: what.into(),
+            source,
+            help: "",
+        }
+    }
+
+    fn admin(wanted: SocketAddr, source: io::Error) -> Self {
+        let mut error = Self::new(
+            format!("cannot listen on {wanted} (admin listener)"),
+            source,
+        );
+        error.help = "; choose another address with --admin ADDR, or none with --admin off";
+        error
+    }
+
+    /// Wraps the failure to set up the process around its servers.
+    #[must_use]
+    pub fn setup(source: io::Error) -> Self {
+        Self::new("cannot set up the process", source)
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}{}", self.what, self.source, self.help)
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -1,0 +1,92 @@
+//! From a command line that has been understood to the end of what it asks for.
+
+use std::process::ExitCode;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::Mode;
+use crate::config::{
+    self, ConfigError, DemoConfig, LogConfig, RouterConfig, Settings, SidecarConfig,
+};
+use crate::router::Router;
+use crate::shutdown::{self, Signal};
+use crate::sidecar::Sidecar;
+use crate::{ServeError, contract, demo, explain, print, telemetry};
+
+/// Runs `mode` to its end; the status is 0 for success and 1 for a failure that has been printed.
+///
+/// # Errors
+///
+/// When a flag, a variable or the file is wrong: nothing has been started then.
+pub fn run(
+    mode: Mode,
+    settings: impl FnOnce() -> Result<Settings, ConfigError>,
+) -> Result<ExitCode, ConfigError> {
+    Ok(match mode {
+        Mode::Router(_) => {
+            let settings = settings()?;
+            let config = RouterConfig::parse(&settings)?;
+            telemetry::init(&LogConfig::parse(&settings, LevelFilter::INFO)?);
+            serve(async |signal| {
+                Router::bind(config)
+                    .await?
+                    .serve(signal)
+                    .await
+                    .map(|_| true)
+            })
+        }
+        Mode::Sidecar(_) => {
+            let settings = settings()?;
+            let config = SidecarConfig::parse(&settings)?;
+            telemetry::init(&LogConfig::parse(&settings, LevelFilter::INFO)?);
+            serve(async |signal| {
+                Sidecar::bind(config)
+                    .await?
+                    .serve(signal)
+                    .await
+                    .map(|_| true)
+            })
+        }
+        Mode::Demo(args) => {
+            let settings = settings()?;
+            let config = DemoConfig::parse(&settings)?;
+            telemetry::init(&LogConfig::parse(&settings, LevelFilter::ERROR)?);
+            serve(async |signal| demo::run(config, args.once, signal).await)
+        }
+        Mode::DemoLaptop(args) => demo::laptop::run(args.listen, args.next),
+        Mode::Contract(args) => {
+            contract::run(&args, &config::policy(&settings()?)?)?;
+            ExitCode::SUCCESS
+        }
+        Mode::Explain(args) => {
+            let allowed = explain::run(&args, &config::policy(&settings()?)?)?;
+            if allowed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn serve(run: impl AsyncFnOnce(Signal) -> Result<bool, ServeError>) -> ExitCode {
+    let served = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::setup)
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                let (trigger, signal) = shutdown::channel();
+                trigger.on_signals().map_err(ServeError::setup)?;
+                run(signal).await
+            })
+        });
+    match served {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            print::error(format_args!("devroute: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! One connection, from its first byte to its end.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::BoxError;
+use super::preface::Preface;
+use crate::metrics::OpenConnection;
+
+/// From the accept to the end of the HTTP/2 preface, or to the first byte that is none.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an HTTP/1 head, and between the end of an exchange and the next head.
+///
+/// Longer than the idle time of the usual clients' pools, so that it is they who close first and
+/// no request meets a connection that is being closed.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// Of an HTTP/1 head in bytes, and of an HTTP/2 header list.
+const MAX_HEAD: u16 = u16::MAX;
+/// Concurrent streams of one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+
+/// The connections of one runtime, which end together.
+pub(crate) struct Connections {
+    builder: auto::Builder<TokioExecutor>,
+    graceful: GracefulShutdown,
+}
+
+impl Connections {
+    pub(crate) fn new() -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(usize::from(MAX_HEAD));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::from(MAX_HEAD))
+            .max_concurrent_streams(MAX_STREAMS);
+        Self {
+            builder,
+            graceful: GracefulShutdown::new(),
+        }
+    }
+
+    /// Serves `stream` in a task of its own.
+    pub(crate) fn spawn<S, B>(&self, stream: TcpStream, service: S, open: OpenConnection)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let io = TokioIo::new(Preface::new(stream, PREFACE_TIMEOUT));
+        let connection = self
+            .builder
+            .serve_connection_with_upgrades(io, TowerToHyperService::new(service))
+            .into_owned();
+        let connection = self.graceful.watch(connection);
+        tokio::spawn(async move {
+            // Nearly always a client that has gone; what matters to somebody is told elsewhere.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &*error, "connection ended early");
+            }
+            drop(open);
+        });
+    }
+
+    /// Lets requests in flight finish, for so long; whether all of them did.
+    pub(crate) async fn drain(self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.graceful.shutdown())
+            .await
+            .is_ok()
+    }
+}

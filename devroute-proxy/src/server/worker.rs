@@ -1,0 +1,91 @@
+//! A worker thread: a single-threaded runtime and the connections it was given.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use tokio::sync::{mpsc, oneshot};
+use tower_service::Service;
+
+use super::{BoxError, Connections};
+use crate::metrics::WorkerMetrics;
+
+/// A running worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    connections: mpsc::UnboundedSender<(TcpStream, SocketAddr)>,
+    drained: oneshot::Receiver<u64>,
+}
+
+impl Worker {
+    /// Gives it a connection, or gets it back where the worker is no more.
+    pub(super) fn give(&self, stream: TcpStream, client: SocketAddr) -> Result<(), TcpStream> {
+        self.connections
+            .send((stream, client))
+            .map_err(|refused| refused.0.0)
+    }
+
+    /// Begins the drain; the future is the number of connections that did not finish in time.
+    pub(super) fn drain(self) -> impl Future<Output = u64> {
+        // The worker drains when nothing more can come.
+        drop(self.connections);
+        async { self.drained.await.unwrap_or_default() }
+    }
+}
+
+/// Starts worker number `index`.
+pub(super) fn spawn<M, C, S, B>(
+    index: usize,
+    metrics: Arc<WorkerMetrics>,
+    drain_timeout: Duration,
+    make: Arc<M>,
+) -> io::Result<Worker>
+where
+    M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
+    C: Fn(SocketAddr) -> S + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let (done, drained) = oneshot::channel();
+    thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let abandoned = runtime.block_on(async {
+                let make = make(Arc::clone(&metrics));
+                let connections = Connections::new();
+                while let Some((stream, client)) = receiver.recv().await {
+                    let open = metrics.connections().opened();
+                    match tokio::net::TcpStream::from_std(stream) {
+                        Ok(stream) => connections.spawn(stream, make(client), open),
+                        Err(error) => tracing::error!(%error, "a connection was lost"),
+                    }
+                }
+                let finished = connections.drain(drain_timeout).await;
+                if finished {
+                    0
+                } else {
+                    metrics.connections().open()
+                }
+            });
+            // What is left ends with the runtime, before anybody hears that the worker is done.
+            drop(runtime);
+            let _ = done.send(abandoned);
+        })?;
+    Ok(Worker {
+        connections: sender,
+        drained,
+    })
+}

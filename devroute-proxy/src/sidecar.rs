@@ -1,0 +1,81 @@
+//! `devroute sidecar`: stands in front of one service, and reroutes the requests whose contract
+//! names it.
+//!
+//! Everything else goes to the service's own instance as it came, and both carriers are written on
+//! what has a contract, so that a service with plain OpenTelemetry passes it on (rule 10). With
+//! `--via` a router does the dialling.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::SidecarConfig;
+use crate::process::{Process, ServeError};
+use crate::records::Records;
+use crate::server::Drained;
+use crate::shutdown::Signal;
+use crate::stack;
+
+/// A sidecar that listens, and serves when told to.
+#[derive(Debug)]
+pub struct Sidecar {
+    config: SidecarConfig,
+    process: Process,
+}
+
+impl Sidecar {
+    /// Opens its listeners.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on.
+    pub async fn bind(config: SidecarConfig) -> Result<Self, ServeError> {
+        let process = Process::bind("sidecar", &config.process).await?;
+        Ok(Self { config, process })
+    }
+
+    /// Where traffic comes in.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.process.address
+    }
+
+    /// Where health, metrics and records are.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.process.admin_address
+    }
+
+    /// The record of its reroutes.
+    #[must_use]
+    pub fn records(&self) -> Arc<Records> {
+        Arc::clone(&self.process.records)
+    }
+
+    /// Serves until `signal`, then drains.
+    ///
+    /// # Errors
+    ///
+    /// When a worker thread cannot be started.
+    pub async fn serve(self, signal: Signal) -> Result<Drained, ServeError> {
+        let Self { config, process } = self;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            service = %config.service,
+            listen = %process.address,
+            upstream = %config.upstream,
+            via = config.via.map(tracing::field::display),
+            on_failure = ?config.on_failure,
+            admin = process.admin_address.map(tracing::field::display),
+            workers = config.process.workers,
+            strip = config.reroute.strip,
+            "sidecar listens"
+        );
+        let title = format!("sidecar of {}", config.service);
+        let shared = process.shared(config.reroute.policy.clone());
+        process
+            .serve(title, signal, move |worker| {
+                stack::sidecar(&config, &shared, worker)
+            })
+            .await
+    }
+}
