@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     net::SocketAddr,
+    ops::ControlFlow,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -81,14 +82,15 @@ pub(crate) enum Attempt<B> {
 }
 
 impl<B> Attempt<B> {
-    /// The answer to give, the target's or our own; where the baseline is to give it, the request.
+    /// Breaks with the answer to give, the target's or our own; continues with the request where the
+    /// baseline is to give it.
     pub(crate) fn into_answer<ResBody>(
         self,
         settings: &Settings,
         dialect: Dialect,
-    ) -> Result<Response<ResponseBody<ResBody>>, (Request<B>, Outcome)> {
+    ) -> ControlFlow<Response<ResponseBody<ResBody>>, (Request<B>, Outcome)> {
         match self {
-            Self::Answered(response, outcome) => Ok(rerouted_answer(
+            Self::Answered(response, outcome) => ControlFlow::Break(rerouted_answer(
                 response.map(ResponseBody::target),
                 outcome,
                 settings,
@@ -103,7 +105,7 @@ impl<B> Attempt<B> {
                 let (service, target) =
                     (service.as_ref().map(display), target.as_ref().map(display));
                 tracing::debug!(service, target, cause, "fell back");
-                Err((request, outcome))
+                ControlFlow::Continue((request, outcome))
             }
             Self::Failed(failure, outcome) => {
                 let Outcome {
@@ -112,7 +114,11 @@ impl<B> Attempt<B> {
                 let (service, target) =
                     (service.as_ref().map(display), target.as_ref().map(display));
                 tracing::debug!(service, target, cause = failure.cause, "failed");
-                Ok(failure.into_response(dialect, settings.reveal_addresses, Some(outcome)))
+                ControlFlow::Break(failure.into_response(
+                    dialect,
+                    settings.reveal_addresses,
+                    Some(outcome),
+                ))
             }
         }
     }
@@ -230,7 +236,7 @@ where
         Body::new(body)
     };
     let upgrade = PendingUpgrade::take(&mut parts);
-    prepare(&mut parts, &body, &contract, &service, client);
+    prepare(&mut parts, &contract, &service, client);
     let protocol = protocol(&target, &parts);
     let authority = forward::authority(&parts);
     forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
@@ -290,13 +296,10 @@ impl Settings {
 /// Marks the request, so that the next layer of this service does not reroute it again.
 fn prepare(
     parts: &mut http::request::Parts,
-    body: &Body,
     contract: &Contract,
     service: &devroute_core::ServiceName,
     client: Option<ClientInfo>,
 ) {
-    // A body that is known to be empty is announced as such, or not at all.
-    debug_assert!(body.size_hint().lower() <= body.size_hint().upper().unwrap_or(u64::MAX));
     carrier::write(&mut parts.headers, contract);
     if let Ok(value) = HeaderValue::from_str(service.as_str()) {
         parts.headers.insert(carrier::MATCHED, value);
@@ -493,6 +496,6 @@ where
     fn size_hint(&self) -> SizeHint {
         self.taken
             .as_ref()
-            .map_or_else(|| self.size_hint.clone(), |body| body.size_hint())
+            .map_or_else(|| SizeHint::clone(&self.size_hint), |body| body.size_hint())
     }
 }

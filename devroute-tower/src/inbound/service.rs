@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    ops::ControlFlow,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -214,8 +215,8 @@ impl<S, T> DevRoute<S, T> {
             let (service, target) = (decision.service.clone(), decision.target.clone());
             let attempt = reroute(transport, &shared.reroute, decision, request, client).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.reroute, dialect) {
-                Ok(response) => return Ok(response),
-                Err(fell_back) => fell_back,
+                ControlFlow::Break(response) => return Ok(response),
+                ControlFlow::Continue(fell_back) => fell_back,
             };
             let Some(inner) = &mut inner else {
                 let failure = Failure::no_baseline(service, target);

@@ -3,6 +3,7 @@
 use std::{
     fmt, mem,
     net::SocketAddr,
+    ops::ControlFlow,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -234,8 +235,8 @@ impl<S, T> DevRouteClientReroute<S, T> {
             let (service, target) = (decision.service.clone(), decision.target.clone());
             let attempt = reroute(transport, &shared.settings, decision, request, None).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.settings, dialect) {
-                Ok(response) => return Ok(response),
-                Err(fell_back) => fell_back,
+                ControlFlow::Break(response) => return Ok(response),
+                ControlFlow::Continue(fell_back) => fell_back,
             };
             let reveal = shared.settings.reveal_addresses;
             let Some(inner) = &mut inner else {

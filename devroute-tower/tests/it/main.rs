@@ -1,5 +1,13 @@
 //! One binary: every test here talks to real servers on loopback.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in tests, helpers included, a panic is the message; clippy.toml covers only #[test]"
+)]
+
 mod context;
 mod egress;
 mod hyper_util_client;
