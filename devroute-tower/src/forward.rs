@@ -69,7 +69,8 @@ impl ClientInfo {
 /// It is taken out of the request, so that no one else answers it, and can be put back.
 #[derive(Debug)]
 pub(crate) struct PendingUpgrade {
-    client: OnUpgrade,
+    /// None where the client is the caller itself: it takes the target's half from the answer.
+    client: Option<OnUpgrade>,
     protocol: HeaderValue,
 }
 
@@ -78,16 +79,18 @@ impl PendingUpgrade {
     ///
     /// `h2c` cannot: the requests in it would pass unseen.
     pub(crate) fn take(parts: &mut request::Parts) -> Option<Self> {
-        let protocol = parts.headers.get(UPGRADE)?;
-        if parts.version != Version::HTTP_11
-            || !has_token(&parts.headers, &CONNECTION, "upgrade")
-            || has_token(&parts.headers, &UPGRADE, "h2c")
-        {
-            return None;
-        }
-        let protocol = protocol.clone();
-        let client = parts.extensions.remove::<OnUpgrade>()?;
+        let protocol = upgrade_asked_for(parts)?;
+        let client = Some(parts.extensions.remove::<OnUpgrade>()?);
         Some(Self { client, protocol })
+    }
+
+    /// What the caller asked for, who has no server behind it.
+    pub(crate) fn of_caller(parts: &request::Parts) -> Option<Self> {
+        let protocol = upgrade_asked_for(parts)?;
+        Some(Self {
+            client: None,
+            protocol,
+        })
     }
 
     fn ask(&self, headers: &mut HeaderMap) {
@@ -95,11 +98,15 @@ impl PendingUpgrade {
         headers.insert(UPGRADE, self.protocol.clone());
     }
 
-    /// Copies bytes both ways once both sides have switched.
-    pub(crate) fn tunnel(self, target: OnUpgrade) {
+    /// Copies bytes both ways once both sides have switched, or gives the target's half back, for
+    /// the caller.
+    pub(crate) fn tunnel(self, target: OnUpgrade) -> Option<OnUpgrade> {
+        let Some(client) = self.client else {
+            return Some(target);
+        };
         tokio::spawn(async move {
             // The target has switched already; the client's server does when it writes the 101.
-            let both = async { Ok::<_, hyper::Error>((target.await?, self.client.await?)) };
+            let both = async { Ok::<_, hyper::Error>((target.await?, client.await?)) };
             let (target, client) = match both.await {
                 Ok(both) => both,
                 Err(error) => {
@@ -112,7 +119,16 @@ impl PendingUpgrade {
                 tracing::debug!(%error, "a tunnel ended early");
             }
         });
+        None
     }
+}
+
+fn upgrade_asked_for(parts: &request::Parts) -> Option<HeaderValue> {
+    let protocol = parts.headers.get(UPGRADE)?;
+    let asked = parts.version == Version::HTTP_11
+        && has_token(&parts.headers, &CONNECTION, "upgrade")
+        && !has_token(&parts.headers, &UPGRADE, "h2c");
+    asked.then(|| protocol.clone())
 }
 
 /// The authority that the client asked for: that of the URI, else `Host`.

@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) on_failure: OnFailure,
     pub(crate) via: Option<SocketAddr>,
     pub(crate) reveal_addresses: bool,
+    /// The request is made in this process, not received by it.
+    pub(crate) at_caller: bool,
     pub(crate) resolve_timeout: Duration,
 }
 
@@ -59,6 +61,7 @@ impl Settings {
             on_failure: OnFailure::Fail,
             via: None,
             reveal_addresses: true,
+            at_caller: false,
             resolve_timeout: Duration::from_secs(2),
         }
     }
@@ -235,7 +238,11 @@ where
     } else {
         Body::new(body)
     };
-    let upgrade = PendingUpgrade::take(&mut parts);
+    let upgrade = if settings.at_caller {
+        PendingUpgrade::of_caller(&parts)
+    } else {
+        PendingUpgrade::take(&mut parts)
+    };
     prepare(&mut parts, &contract, &service, client);
     let protocol = protocol(&target, &parts);
     let authority = forward::authority(&parts);
@@ -364,7 +371,9 @@ where
     forward::response_head(&mut parts);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let target = parts.extensions.remove::<OnUpgrade>().ok_or(())?;
-        upgrade.ok_or(())?.tunnel(target);
+        if let Some(target) = upgrade.ok_or(())?.tunnel(target) {
+            parts.extensions.insert(target);
+        }
     }
     Ok(Response::from_parts(
         parts,

@@ -23,15 +23,16 @@ use crate::context;
 /// use devroute_tower::{context, outbound::outgoing_headers};
 ///
 /// let contract: devroute_core::Contract = r#"{"foo":"192.168.1.12:8001"}"#.parse()?;
+/// let inside = "http://checkout:8080/cart".parse()?;
+/// let outside = "http://example.com/".parse()?;
+///
 /// context::sync_scope(contract, || {
-///     let headers = outgoing_headers(&"http://checkout:8080/cart".parse()?);
+///     let headers = outgoing_headers(&inside);
 ///     assert_eq!(headers["x-devroute"], r#"{"foo":"192.168.1.12:8001"}"#);
 ///     assert!(headers.contains_key("baggage"));
 ///
-///     assert!(outgoing_headers(&"http://example.com/".parse()?).is_empty());
-///     Ok(())
-/// })
-/// # as Result<(), http::uri::InvalidUri>?;
+///     assert!(outgoing_headers(&outside).is_empty());
+/// });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use]

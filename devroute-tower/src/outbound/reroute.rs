@@ -43,7 +43,8 @@ use crate::{
 ///    and 504 where it cannot be reached, 400 for a contract of the application's that is
 ///    malformed. A failure is an answer, so the error type stays the inner service's.
 ///
-/// The service at the target may have a layer too: the request says that it has been rerouted, and
+/// An upgrade (a WebSocket) is answered as an HTTP client answers it: with the connection in the
+/// extensions of the 101. The service at the target may have a layer too: the request says that it has been rerouted, and
 /// is not rerouted again.
 ///
 /// ```
@@ -77,10 +78,12 @@ struct Shared {
 
 impl<T> DevRouteClientRerouteLayer<T> {
     pub(super) fn new(attach: Attach, transport: T) -> Self {
+        let mut settings = Settings::new(Arc::new(default_policy()));
+        settings.at_caller = true;
         let shared = Shared {
             attach,
             names: Arc::new(FirstLabel),
-            settings: Settings::new(Arc::new(default_policy())),
+            settings,
         };
         Self {
             shared: Arc::new(shared),

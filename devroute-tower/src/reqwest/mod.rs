@@ -1,4 +1,4 @@
-//! For services that call others through [`reqwest`](::reqwest).
+//! For services that call others through [reqwest](https://docs.rs/reqwest).
 //!
 //! A `reqwest::Client` is no tower service for `http::Request`, and follows redirects by itself,
 //! repeating every field at the new place. So two things are needed:
@@ -34,10 +34,10 @@ use ::reqwest::{
 use crate::{context, outbound::InternalHosts};
 
 #[cfg(feature = "reqwest-middleware")]
-#[cfg_attr(docsrs, doc(cfg(feature = "reqwest-middleware")))]
 mod middleware;
 
 #[cfg(feature = "reqwest-middleware")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest-middleware")))]
 pub use self::middleware::DevRouteMiddleware;
 
 /// Follows redirects as reqwest does by default, ten at most, but not where the contract would

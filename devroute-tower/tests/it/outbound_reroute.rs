@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use axum::body::Body;
+use axum::{Router, body::Body};
 use devroute_core::{Contract, ServiceName, TargetPolicy};
 use devroute_tower::{
     DevRouteClientLayer, OnFailure, Outcome, OutcomeKind, ResponseBody, context,
@@ -18,6 +18,11 @@ use devroute_tower::{
 };
 use http::{HeaderMap, Request, Response, uri::Authority};
 use http_body_util::BodyExt as _;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::support::{echo, nobody, policy, serve};
@@ -329,6 +334,50 @@ async fn rule_19_via_a_router_the_target_is_not_dialled_by_us() {
     let answer = context::scope(public, send(&layer().via(router), get("http://checkout/"))).await;
     assert_eq!(answer.text, "router GET / ");
     assert_eq!(answer.field("echo-x-devroute-matched"), "checkout");
+}
+
+#[tokio::test]
+async fn rule_17_an_upgrade_is_handed_to_the_caller() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let laptop = listener.local_addr().unwrap();
+    let app = Router::new().fallback(|mut request: Request<Body>| async move {
+        assert_eq!(request.headers()["upgrade"], "websocket");
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        Response::builder()
+            .status(101)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .body(Body::empty())
+            .unwrap()
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+
+    let inner = service_fn(|_: Request<Body>| async {
+        Ok::<_, Infallible>(Response::new(Body::from("inner")))
+    });
+    let request = Request::get("http://checkout/socket")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .body(Body::empty())
+        .unwrap();
+    let call = layer().layer(inner).oneshot(request);
+    let response = context::scope(contract("checkout", laptop), call)
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 101);
+    assert_eq!(response.headers()["upgrade"], "websocket");
+
+    let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    socket.write_all(b"ping").await.unwrap();
+    socket.shutdown().await.unwrap();
+    let mut echoed = String::new();
+    socket.read_to_string(&mut echoed).await.unwrap();
+    assert_eq!(echoed, "ping");
 }
 
 #[tokio::test]
