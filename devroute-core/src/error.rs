@@ -29,7 +29,7 @@ pub struct ContractError {
 struct ContractErrorInner {
     kind: ContractErrorKind,
     offset: Option<usize>,
-    detail: Cow<'static, str>,
+    detail: &'static str,
     excerpt: Option<Excerpt>,
 }
 
@@ -97,7 +97,7 @@ impl ContractErrorKind {
             }
             Self::InvalidUtf8 => "expected UTF-8",
             Self::NotAnObject => "expected a JSON object",
-            Self::Syntax => "expected JSON",
+            Self::Syntax => "expected JSON, an object of strings",
             Self::TrailingBytes => "expected nothing after the object",
             Self::NotAString => "expected a string",
             Self::InvalidName => {
@@ -125,25 +125,19 @@ impl ContractError {
             inner: Box::new(ContractErrorInner {
                 kind,
                 offset: None,
-                detail: Cow::Borrowed(""),
+                detail: "",
                 excerpt: None,
             }),
         }
     }
 
-    pub(crate) fn at(mut self, offset: Option<usize>) -> Self {
-        self.inner.offset = offset;
+    pub(crate) fn at(mut self, offset: usize) -> Self {
+        self.inner.offset = Some(offset);
         self
     }
 
-    /// Sets the offset where the place that found the error could not tell it.
-    pub(crate) fn or_at(mut self, offset: usize) -> Self {
-        self.inner.offset.get_or_insert(offset);
-        self
-    }
-
-    pub(crate) fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
-        self.inner.detail = detail.into();
+    pub(crate) fn detail(mut self, detail: &'static str) -> Self {
+        self.inner.detail = detail;
         self
     }
 
@@ -410,7 +404,7 @@ mod tests {
     #[test]
     fn a_contract_error_names_place_expectation_and_finding() {
         let error = ContractError::new(ContractErrorKind::NotAString)
-            .at(Some(7))
+            .at(7)
             .detail("at foo")
             .found(b"[1,2,3]");
         assert_eq!(

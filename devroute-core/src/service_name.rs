@@ -75,10 +75,37 @@ pub(crate) fn check(name: &str) -> Result<(), ServiceNameError> {
     }
 }
 
-/// The alphabet of service names, of reserved names after their `$`, and of `$id`.
-pub(crate) const fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+/// The verdict of [`check`] alone.
+pub(crate) fn is_name(name: &str) -> bool {
+    is_name_len(name.len()) && name.bytes().all(is_name_byte)
 }
+
+/// How long a name may be.
+pub(crate) fn is_name_len(len: usize) -> bool {
+    (1..=MAX).contains(&len)
+}
+
+/// The alphabet of service names, of reserved names after their `$`, and of `$id`.
+pub(crate) fn is_name_byte(byte: u8) -> bool {
+    // A table: every byte of every name is looked up on every request with a contract.
+    IS_NAME_BYTE
+        .get(usize::from(byte))
+        .copied()
+        .unwrap_or(false)
+}
+
+/// Bytes from 128 on are none of it, and `get` finds nothing for them.
+static IS_NAME_BYTE: [bool; 128] = {
+    let mut table = [false; 128];
+    let mut rest: &mut [bool] = &mut table;
+    let mut byte = 0_u8;
+    while let [entry, after @ ..] = rest {
+        *entry = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        byte += 1;
+        rest = after;
+    }
+    table
+};
 
 impl FromStr for ServiceName {
     type Err = ServiceNameError;

@@ -59,6 +59,7 @@ pub struct TargetPolicy {
     own_listeners: Vec<SocketAddr>,
     own_addresses: Vec<IpAddr>,
     kubernetes: Option<Kubernetes>,
+    delegated: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,9 +76,22 @@ pub enum Permit {
     /// Resolve the host name, put every address through [`TargetPolicy::judge_addr`], and dial exactly one that
     /// passed.
     Resolve,
+    /// Hand the request to a router, which judges the target (rule 19); nothing was judged here.
+    Delegated,
 }
 
 impl TargetPolicy {
+    /// Judges nothing, because a router does (rule 19): every target is [`Permit::Delegated`].
+    ///
+    /// It is only for whoever hands rerouted requests to a router and dials nothing else.
+    #[must_use]
+    pub fn delegated() -> Self {
+        Self {
+            delegated: true,
+            ..Self::default()
+        }
+    }
+
     /// Allows 127.0.0.0/8 and `::1`. Off by default: there, a target is a neighbour in the same pod or machine.
     #[must_use]
     pub fn allow_loopback(mut self, allow: bool) -> Self {
@@ -154,6 +168,9 @@ impl TargetPolicy {
     ///
     /// When the target is refused; the refusal says why, and which switch or rule would open it, if any.
     pub fn judge(&self, target: &Target) -> Result<Permit, Refusal> {
+        if self.delegated {
+            return Ok(Permit::Delegated);
+        }
         match target.host() {
             Host::Ip(ip) => {
                 let addr = SocketAddr::new(*ip, target.port());

@@ -155,7 +155,12 @@ impl Network {
     }
 
     pub(super) fn contains(self, ip: IpAddr) -> bool {
-        self.base.is_ipv4() == ip.is_ipv4() && masked(ip, self.prefix) == bits(self.base)
+        match (self.base, ip) {
+            (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
+                masked(ip, self.prefix) == bits(self.base)
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn contains_network(self, other: Self) -> bool {
@@ -172,9 +177,11 @@ impl FromStr for Network {
             Some((ip, prefix)) => (ip, Some(prefix)),
             None => (text, None),
         };
-        let ip: IpAddr = ip.parse().map_err(|_: std::net::AddrParseError| {
-            error("an IPv4 address of four decimal parts, or an IPv6 address")
-        })?;
+        let Ok(ip) = ip.parse::<IpAddr>() else {
+            return Err(error(
+                "an IPv4 address of four decimal parts, or an IPv6 address",
+            ));
+        };
         let prefix = match prefix {
             None => width(ip),
             Some(prefix) => parse_prefix(prefix)
