@@ -25,9 +25,6 @@
 //! services that have no layer of their own, or no instance at all. See
 //! [`DevRouteClientRerouteLayer`].
 //!
-//! A gRPC client above a tonic `Channel` makes requests without an authority, and no `Host`: tell the
-//! layer where the channel leads ([`DevRouteClientLayer::destination`]), or nothing is attached.
-//!
 //! ```
 //! use devroute_core::Contract;
 //! use devroute_tower::{DevRouteClientLayer, context};
@@ -56,6 +53,29 @@
 //!     Ok(())
 //! })
 //! .await
+//! # }
+//! ```
+//!
+//! # tonic
+//!
+//! Requests above a tonic `Channel` have no authority, and no `Host`: tell the layer where the
+//! channel leads, or nothing is attached.
+//!
+//! ```
+//! use devroute_tower::DevRouteClientLayer;
+//! use tonic::transport::{Endpoint, Uri};
+//! use tonic_health::pb::health_client::HealthClient;
+//! use tower::ServiceBuilder;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), http::uri::InvalidUri> {
+//! let uri: Uri = "http://greeter.qa.svc:50051".parse()?;
+//! let channel = ServiceBuilder::new()
+//!     .layer(DevRouteClientLayer::new().destination(&uri))
+//!     .service(Endpoint::from(uri).connect_lazy());
+//! let client = HealthClient::new(channel);
+//! # let _ = client;
+//! # Ok(())
 //! # }
 //! ```
 
