@@ -172,6 +172,19 @@ impl Failure {
         Self::of_target(&error, service, target, "", false)
     }
 
+    /// A tunnel is not a request to a service, and would reach what no policy has judged.
+    pub(crate) fn of_connect() -> Self {
+        Self {
+            status: StatusCode::NOT_IMPLEMENTED,
+            cause: "connect",
+            proxy_status: "http_request_denied",
+            detail: "CONNECT asks for a tunnel, and there is none here.".into(),
+            help: "Send the request itself to this address.".into(),
+            service: None,
+            target: None,
+        }
+    }
+
     /// The baseline itself cannot be reached.
     pub(crate) fn of_upstream(error: &transport::Error) -> Self {
         let kind = error.kind();

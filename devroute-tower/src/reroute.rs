@@ -15,7 +15,7 @@ use devroute_core::{
     Contract, DecisionError, Host, Permit, Refusal, Reroute, Scheme, Target, TargetPolicy, carrier,
 };
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     uri::{Authority, Parts as UriParts},
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -205,6 +205,9 @@ where
         contract: Some(contract.clone()),
         cause,
     };
+    if request.method() == Method::CONNECT {
+        return Attempt::Failed(Failure::of_connect(), outcome(OutcomeKind::Refused, None));
+    }
     let (mut parts, body) = request.into_parts();
 
     let addr = match address(settings, &target, permit).await {

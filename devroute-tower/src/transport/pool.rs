@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashMap,
+    mem,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use hyper::client::conn::http2;
+use tokio::runtime::Handle;
 
 use super::{Body, h1};
 
@@ -25,7 +27,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct State {
     h1: HashMap<SocketAddr, Vec<Idle>>,
-    h2: HashMap<SocketAddr, http2::SendRequest<Body>>,
+    h2: HashMap<SocketAddr, Shared>,
     sweeping: bool,
 }
 
@@ -33,6 +35,13 @@ struct State {
 struct Idle {
     connection: Box<h1::Connection>,
     since: Instant,
+}
+
+/// An HTTP/2 connection; without a sender it ends by itself after its last stream.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<Body>,
+    last_used: Instant,
 }
 
 impl Pool {
@@ -66,35 +75,46 @@ impl Pool {
                 since: Instant::now(),
             });
         }
-        if !state.sweeping {
-            state.sweeping = true;
-            drop(state);
-            self.start_sweeping();
-        }
+        self.sweep_later(state);
     }
 
     pub(super) fn take_h2(&self, addr: SocketAddr) -> Option<http2::SendRequest<Body>> {
         let mut state = self.lock();
-        let sender = state.h2.get(&addr)?;
-        if sender.is_closed() {
+        let shared = state.h2.get_mut(&addr)?;
+        if shared.sender.is_closed() {
             state.h2.remove(&addr);
             return None;
         }
-        Some(sender.clone())
+        shared.last_used = Instant::now();
+        Some(shared.sender.clone())
     }
 
-    pub(super) fn put_h2(&self, addr: SocketAddr, sender: http2::SendRequest<Body>) {
-        self.lock().h2.insert(addr, sender);
+    pub(super) fn put_h2(self: &Arc<Self>, addr: SocketAddr, sender: http2::SendRequest<Body>) {
+        let last_used = Instant::now();
+        let mut state = self.lock();
+        state.h2.insert(addr, Shared { sender, last_used });
+        self.sweep_later(state);
     }
 
     /// One task a transport, alive while there is something to sweep: an idle connection is polled
     /// by nobody, so without it a closed one would keep its descriptor until the next request.
-    fn start_sweeping(self: &Arc<Self>) {
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
+    fn sweep_later(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.sweeping {
+            return;
+        }
+        // A body may be read outside a runtime; then the next one inside starts the task.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        state.sweeping = true;
+        drop(state);
+        let mut sweeper = Sweeper(Arc::downgrade(self));
+        runtime.spawn(async move {
             loop {
                 tokio::time::sleep(SWEEP).await;
-                if !Weak::upgrade(&pool).is_some_and(|pool| pool.sweep()) {
+                if !sweeper.0.upgrade().is_some_and(|pool| pool.sweep()) {
+                    // `sweep` has said so under the lock; another may have begun since.
+                    drop(mem::take(&mut sweeper.0));
                     return;
                 }
             }
@@ -119,7 +139,9 @@ impl Pool {
             }
         }
         let mut state = self.lock();
-        state.h2.retain(|_, sender| !sender.is_closed());
+        state.h2.retain(|_, shared| {
+            !shared.sender.is_closed() && shared.last_used.elapsed() < self.idle_timeout
+        });
         state.sweeping = !(state.h1.is_empty() && state.h2.is_empty());
         state.sweeping
     }
@@ -127,5 +149,16 @@ impl Pool {
     /// The pool holds no invariant across a panic, so a poisoned lock is still good.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task may end with its runtime while the pool lives on in another: then it can start again.
+struct Sweeper(Weak<Pool>);
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.lock().sweeping = false;
+        }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, ready},
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tower_service::Service;
@@ -96,6 +96,10 @@ where
         let (mut parts, body) = request.into_parts();
         let body = Body::new(body);
         let dialect = Dialect::of(&parts.headers);
+        if parts.method == Method::CONNECT {
+            let refused = Failure::of_connect().into_response::<ResponseBody>(dialect, true, None);
+            return Box::pin(ready(Ok(refused.map(ResponseBody::new))));
+        }
         let protocol = if self.h2c {
             Protocol::Http2
         } else {

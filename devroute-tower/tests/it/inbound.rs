@@ -242,3 +242,37 @@ async fn rule_19_via_hands_the_request_to_a_router_which_judges() {
 async fn a_name_that_is_none_panics_when_the_layer_is_made() {
     let _ = DevRouteLayer::new("not a name");
 }
+
+#[tokio::test]
+async fn rule_03_a_name_is_resolved_and_each_address_judged() {
+    let localhost = tokio::net::lookup_host(("localhost", 0))
+        .await
+        .unwrap()
+        .next()
+        .unwrap();
+    let listener = tokio::net::TcpListener::bind(localhost).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let app = echo("laptop");
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let sent = contract("foo", format!("localhost:{port}"));
+    let suffix = "localhost".parse::<devroute_core::HostSuffix>().unwrap();
+
+    let refused = |answer: crate::support::Answer| {
+        assert_eq!(answer.status, 403, "{answer:?}");
+        answer.problem()["cause"].as_str().unwrap().to_owned()
+    };
+    // A name needs its suffix to be allowed, and then each of its addresses.
+    let addr = serve(echo("baseline").layer(layer())).await;
+    assert_eq!(refused(get(addr, &sent).await), "host_name");
+    let strict = devroute_core::TargetPolicy::default().allow_suffix(suffix.clone());
+    let addr = serve(echo("baseline").layer(layer().policy(strict))).await;
+    assert_eq!(refused(get(addr, &sent).await), "loopback");
+
+    let addr = serve(echo("baseline").layer(layer().policy(policy().allow_suffix(suffix)))).await;
+    let answer = get(addr, &sent).await;
+    assert!(answer.body.starts_with("laptop"), "{answer:?}");
+    assert_eq!(
+        answer.field("x-devroute-routed"),
+        format!("foo=localhost:{port}")
+    );
+}

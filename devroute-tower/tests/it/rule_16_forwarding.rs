@@ -214,3 +214,18 @@ async fn lengths_are_kept_where_they_were() {
         }
     }
 }
+
+#[tokio::test]
+async fn connect_is_refused_and_reaches_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let addr = sidecar(target).await;
+    for sent in ["{}".to_owned(), contract("foo", target)] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request =
+            format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\nx-devroute: {sent}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 501 "));
+    }
+    assert!(futures_util::FutureExt::now_or_never(listener.accept()).is_none());
+}

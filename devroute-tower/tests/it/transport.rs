@@ -335,3 +335,34 @@ async fn errors_have_their_kind() {
     assert_eq!(error.addr(), Some(refused));
     assert!(std::error::Error::source(&error).is_some());
 }
+
+#[test]
+fn a_transport_outlives_the_runtime_that_swept_it() {
+    let transport = HttpTransport::new();
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (addr, stop) = {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let addr = listener.local_addr().unwrap();
+                let server = tokio::spawn(async move {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    read_head(&mut stream).await;
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap();
+                    stream
+                });
+                (addr, server)
+            };
+            assert_eq!(text(&transport, get(addr)).await, "ok");
+            drop(stop.await.unwrap());
+            // The sweeper of this runtime finds it, although the first one ended with its runtime.
+            eventually(|| transport.open_connections() == 0).await;
+            let (addr, _keep) = counted(Router::new().fallback(|| async { "ok" })).await;
+            assert_eq!(text(&transport, get(addr)).await, "ok");
+        });
+    }
+}
