@@ -276,3 +276,19 @@ async fn rule_03_a_name_is_resolved_and_each_address_judged() {
         format!("foo=localhost:{port}")
     );
 }
+
+#[tokio::test]
+async fn from_env_is_off_where_nothing_is_set_and_opens_no_connection() {
+    assert!(
+        std::env::var_os("DEVROUTE").is_none(),
+        "this test is about the variable not being set"
+    );
+    let laptop = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sent = contract("foo", laptop.local_addr().unwrap());
+    let off = DevRouteLayer::from_env("foo").policy(policy());
+    let addr = serve(echo("baseline").layer(off)).await;
+    let answer = get(addr, &sent).await;
+    assert!(answer.body.starts_with("baseline"), "{answer:?}");
+    assert_eq!(answer.field("echo-x-devroute"), sent, "nothing is changed");
+    assert!(futures_util::FutureExt::now_or_never(laptop.accept()).is_none());
+}

@@ -1,28 +1,26 @@
 //! A rerouted request's way to its target: the same for the callee's layer and for the caller's.
 
-use std::{
-    future::poll_fn,
-    net::SocketAddr,
-    ops::ControlFlow,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
-    time::Duration,
-};
+mod address;
+mod held_body;
 
-use bytes::{Buf, Bytes};
+use std::{future::poll_fn, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
+
 use devroute_core::{
-    Contract, DecisionError, Host, Permit, Refusal, Reroute, Scheme, Target, TargetPolicy, carrier,
+    Contract, DecisionError, Host, Reroute, Scheme, Target, TargetPolicy, carrier,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     uri::{Authority, Parts as UriParts},
 };
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tower_service::Service;
 use tracing::field::display;
 
+use self::{
+    address::{NoAddress, address},
+    held_body::{Slot, TakeOnce},
+};
 use crate::{
     BoxError,
     failure::{Dialect, Failure},
@@ -235,7 +233,7 @@ where
     // A fallback needs the head as it was; without one nothing is copied.
     let mut kept = None;
     let body = if settings.on_failure == OnFailure::Fallback {
-        let slot = Slot(Arc::new(Mutex::new(Some(body))));
+        let slot = Slot::new(body);
         kept = Some((parts.clone(), slot.clone()));
         Body::new(TakeOnce::new(slot))
     } else {
@@ -382,132 +380,4 @@ where
         parts,
         transport::ResponseBody::new(body),
     ))
-}
-
-enum NoAddress {
-    Refused(Refusal),
-    Error(Error),
-}
-
-/// The one address that is dialled: judged, and not looked up again afterwards.
-async fn address(
-    settings: &Settings,
-    target: &Target,
-    permit: Permit,
-) -> Result<SocketAddr, NoAddress> {
-    if let Some(via) = settings.via {
-        return Ok(via);
-    }
-    match permit {
-        Permit::Address(addr) => Ok(addr),
-        _ => resolve(settings, target).await,
-    }
-}
-
-/// Rule 3: every address of a name is judged, and one that is refused refuses the name.
-async fn resolve(settings: &Settings, target: &Target) -> Result<SocketAddr, NoAddress> {
-    let failed = |kind| NoAddress::Error(Error::without_addr(kind));
-    let name = match target.host() {
-        Host::Name(name) => name.as_str().to_owned(),
-        Host::Ip(ip) => ip.to_string(),
-    };
-    let lookup = tokio::net::lookup_host((name, target.port()));
-    let found = match tokio::time::timeout(settings.resolve_timeout, lookup).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
-            return Err(NoAddress::Error(
-                Error::without_addr(ErrorKind::DnsFailed).with_source(error),
-            ));
-        }
-        Err(_elapsed) => return Err(failed(ErrorKind::DnsTimeout)),
-    };
-    let mut first = None;
-    for addr in found {
-        let addr = settings
-            .policy
-            .judge_addr(addr)
-            .map_err(NoAddress::Refused)?;
-        first = first.or(Some(addr));
-    }
-    first.ok_or_else(|| failed(ErrorKind::DnsFailed))
-}
-
-/// A body that is still there for the baseline as long as nobody has begun to read it.
-struct Slot<B>(Arc<Mutex<Option<B>>>);
-
-impl<B> Clone for Slot<B> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<B> Slot<B> {
-    fn take(&self) -> Option<B> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Reads the body in a slot, taking it out when the first frame is asked for.
-struct TakeOnce<B> {
-    slot: Slot<B>,
-    taken: Option<Pin<Box<B>>>,
-    size_hint: SizeHint,
-    is_end_stream: bool,
-}
-
-impl<B: HttpBody> TakeOnce<B> {
-    fn new(slot: Slot<B>) -> Self {
-        let guard = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let size_hint = guard
-            .as_ref()
-            .map_or_else(SizeHint::default, HttpBody::size_hint);
-        let is_end_stream = guard.as_ref().is_none_or(HttpBody::is_end_stream);
-        drop(guard);
-        Self {
-            slot,
-            taken: None,
-            size_hint,
-            is_end_stream,
-        }
-    }
-}
-
-impl<B> HttpBody for TakeOnce<B>
-where
-    B: HttpBody,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.taken.is_none() {
-            self.taken = self.slot.take().map(Box::pin);
-        }
-        match &mut self.taken {
-            Some(body) => body.as_mut().poll_frame(cx).map(|frame| {
-                frame.map(|frame| match frame {
-                    Ok(frame) => Ok(frame.map_data(|mut it| it.copy_to_bytes(it.remaining()))),
-                    Err(error) => Err(error.into()),
-                })
-            }),
-            // The baseline has it: whoever asks now must not send half a request.
-            None => Poll::Ready(Some(Err("the body was taken back for the baseline".into()))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.taken
-            .as_ref()
-            .map_or(self.is_end_stream, |body| body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.taken
-            .as_ref()
-            .map_or_else(|| SizeHint::clone(&self.size_hint), |body| body.size_hint())
-    }
 }
