@@ -292,3 +292,60 @@ async fn from_env_is_off_where_nothing_is_set_and_opens_no_connection() {
     assert_eq!(answer.field("echo-x-devroute"), sent, "nothing is changed");
     assert!(futures_util::FutureExt::now_or_never(laptop.accept()).is_none());
 }
+
+/// What is logged while `work` runs on this thread.
+async fn logged(work: impl Future<Output = ()>) -> String {
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    work.await;
+    drop(guard);
+    let text = log.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn off_logs_one_line_about_the_contracts_it_sees() {
+    use tower::ServiceExt as _;
+
+    let baseline = tower::service_fn(|_: HttpRequest<String>| {
+        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+            String::new(),
+        )))
+    });
+    let service = layer().mode(Mode::Off).layer(baseline);
+    let ask = |field: &'static str| {
+        let request = HttpRequest::get("/").header(field, r#"{"foo":"10.0.0.1:1"}"#);
+        service
+            .clone()
+            .oneshot(request.body(String::new()).unwrap())
+    };
+    let log = logged(async {
+        ask("x-other").await.unwrap();
+    });
+    assert_eq!(log.await, "");
+    let log = logged(async {
+        for _ in 0..100 {
+            ask("x-devroute").await.unwrap();
+        }
+    });
+    let log = log.await;
+    // Once a minute; a minute may end while the loop runs.
+    assert!((1..=2).contains(&log.lines().count()), "{log}");
+    assert!(log.contains("DEVROUTE is off here"), "{log}");
+}
