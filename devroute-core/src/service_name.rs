@@ -2,16 +2,6 @@
 //!
 //! 1 to 253 of `A-Z a-z 0-9 . _ -`, compared exactly (rule 2). Nothing else is a name: no wildcard, no port,
 //! no `$` (those members are reserved), no folding of case.
-//!
-//! ```
-//! use devroute_core::ServiceName;
-//!
-//! let name = ServiceName::new("checkout")?;
-//! assert_eq!(name, "checkout");
-//! assert_ne!(name, "Checkout");
-//! assert!(ServiceName::new("check out").is_err());
-//! # Ok::<(), devroute_core::ServiceNameError>(())
-//! ```
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -24,6 +14,16 @@ use crate::error::{ServiceNameError, ServiceNameErrorKind};
 const MAX: usize = 253;
 
 /// The common name of what runs here; a clone is a reference count.
+///
+/// ```
+/// use devroute_core::ServiceName;
+///
+/// let name = ServiceName::new("checkout")?;
+/// assert_eq!(name, "checkout");
+/// assert_ne!(name, "Checkout");
+/// assert!(ServiceName::new("check out").is_err());
+/// # Ok::<(), devroute_core::ServiceNameError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName(Arc<str>);
 

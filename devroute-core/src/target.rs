@@ -5,17 +5,6 @@
 //! upper-case schemes, and anything after the port are refused, so that one text means one address to
 //! everybody who reads it. Whether a target is *allowed* is the business of
 //! [`TargetPolicy`](crate::TargetPolicy).
-//!
-//! ```
-//! use devroute_core::{Scheme, Target};
-//!
-//! let target: Target = "h2c://10.8.0.7:9000".parse()?;
-//! assert_eq!(target.scheme(), Some(Scheme::H2c));
-//! assert_eq!(target.socket_addr(), Some(([10, 8, 0, 7], 9000).into()));
-//! assert_eq!(target.to_string(), "h2c://10.8.0.7:9000");
-//! assert!("10.8.7:9000".parse::<Target>().is_err());
-//! # Ok::<(), devroute_core::TargetError>(())
-//! ```
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +16,17 @@ use crate::error::{TargetError, TargetErrorKind};
 /// The `address:port` that replaces a service's baseline, and how to speak to it.
 ///
 /// A target with an IP address never allocates. `Display` is the inverse of `FromStr`.
+///
+/// ```
+/// use devroute_core::{Scheme, Target};
+///
+/// let target: Target = "h2c://10.8.0.7:9000".parse()?;
+/// assert_eq!(target.scheme(), Some(Scheme::H2c));
+/// assert_eq!(target.socket_addr(), Some(([10, 8, 0, 7], 9000).into()));
+/// assert_eq!(target.to_string(), "h2c://10.8.0.7:9000");
+/// assert!("10.8.7:9000".parse::<Target>().is_err());
+/// # Ok::<(), devroute_core::TargetError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     scheme: Option<Scheme>,
@@ -327,8 +327,8 @@ fn parse_octet(text: &[u8], end: u8) -> Option<(u8, &[u8])> {
             e,
             rest @ ..,
         ] if *e == end => {
-            let tens = (a - b'0') * 100 + (b - b'0') * 10;
-            Some((tens.checked_add(c - b'0')?, rest))
+            let [a, b, c] = [a, b, c].map(|digit| u16::from(digit - b'0'));
+            Some((u8::try_from(a * 100 + b * 10 + c).ok()?, rest))
         }
         _ => None,
     }
@@ -503,6 +503,7 @@ mod tests {
         }
         for text in [
             "256.0.0.1:1",
+            "299.0.0.1:1",
             "00.0.0.1:1",
             "01.0.0.1:1",
             "1.1.1:1",

@@ -43,7 +43,7 @@ pub const MATCHED: HeaderName = HeaderName::from_static("x-devroute-matched");
 /// The field of an answer that says what happened to a service that the contract names (rule 14).
 pub const ROUTED: HeaderName = HeaderName::from_static("x-devroute-routed");
 
-/// Which carriers hold the contract after a [`write`].
+/// Which carriers hold the contract after a [`write()`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Written {
     /// The field and the member.

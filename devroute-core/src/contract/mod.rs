@@ -3,19 +3,6 @@
 //! A [`Contract`] is well-formed text, nothing else: it keeps the bytes it came as, so that passing it on costs
 //! a reference count and changes nothing, and reads them again when it is asked something. What is not
 //! well-formed by rules 1 to 3 never becomes one. Whether a target is allowed is not decided here.
-//!
-//! ```
-//! use devroute_core::Contract;
-//!
-//! let contract: Contract = r#"{"foo":"192.168.1.12:8001","$id":"run-7"}"#.parse()?;
-//! assert_eq!(contract.get("foo"), Some("192.168.1.12:8001".parse()?));
-//! assert_eq!(contract.get("bar"), None);
-//! assert_eq!(contract.id().as_deref(), Some("run-7"));
-//! assert_eq!(contract.to_string(), r#"{"foo":"192.168.1.12:8001","$id":"run-7"}"#);
-//!
-//! assert!(Contract::parse(br#"{"foo":[1,2,3]}"#).is_err());
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
 
 mod builder;
 
@@ -40,6 +27,19 @@ use crate::text;
 ///
 /// The accessors read the text again (well under a microsecond for a handful of entries) and allocate only for
 /// what they return.
+///
+/// ```
+/// use devroute_core::Contract;
+///
+/// let contract: Contract = r#"{"foo":"192.168.1.12:8001","$id":"run-7"}"#.parse()?;
+/// assert_eq!(contract.get("foo"), Some("192.168.1.12:8001".parse()?));
+/// assert_eq!(contract.get("bar"), None);
+/// assert_eq!(contract.id().as_deref(), Some("run-7"));
+/// assert_eq!(contract.to_string(), r#"{"foo":"192.168.1.12:8001","$id":"run-7"}"#);
+///
+/// assert!(Contract::parse(br#"{"foo":[1,2,3]}"#).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Contract {
     /// Always well-formed, and without blanks at its ends.

@@ -1,32 +1,4 @@
-//! Who answers a request: the decision, made on its header fields alone (rules 4 to 8).
-//!
-//! A [`Selector`] holds what a deployment decides once: for which service, by which policy. It looks, in this
-//! order, at
-//!
-//! 1. the contract: none, then the baseline answers; a malformed one is an error whoever it is for;
-//! 2. `x-devroute-matched`: naming this service, then the request was rerouted here already;
-//! 3. the entry for this service: none, then the baseline answers;
-//! 4. `Via`: 16 reroutes behind it, then it is a loop;
-//! 5. the policy: the target is allowed, or refused.
-//!
-//! Nothing is allocated for a contract in the field `x-devroute`, unless the target is a host name or the
-//! contract spells a name or value with JSON escapes; and nothing is ever allocated without a contract.
-//!
-//! ```
-//! use devroute_core::{Decision, Selector, ServiceName, TargetPolicy};
-//!
-//! let selector = Selector::new(ServiceName::new("foo")?, TargetPolicy::default());
-//! let mut headers = http::HeaderMap::new();
-//! assert!(matches!(selector.decide(&headers)?, Decision::NoContract));
-//!
-//! headers.insert("x-devroute", r#"{"foo":"192.168.1.12:8001"}"#.parse()?);
-//! let Decision::Reroute(reroute) = selector.decide(&headers)? else { panic!("not rerouted") };
-//! assert_eq!(reroute.target.to_string(), "192.168.1.12:8001");
-//!
-//! headers.insert("x-devroute-matched", "foo".parse()?);
-//! assert!(matches!(selector.decide(&headers)?, Decision::Baseline { .. }));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! Who answers a request: the decision, made on its header fields alone (rules 4 to 8); see [`Selector`].
 
 mod error;
 
@@ -44,6 +16,33 @@ use crate::target::Target;
 use crate::via;
 
 /// Decides for one service, or, as a router, for the service that a request names. A clone is a reference count.
+///
+/// It holds what a deployment decides once: for which service, by which policy. It looks, in this order, at
+///
+/// 1. the contract: none, then the baseline answers; a malformed one is an error whoever it is for;
+/// 2. `x-devroute-matched`: naming this service, then the request was rerouted here already;
+/// 3. the entry for this service: none, then the baseline answers;
+/// 4. `Via`: 16 reroutes behind it, then it is a loop;
+/// 5. the policy: the target is allowed, or refused.
+///
+/// Nothing is allocated for a contract in the field `x-devroute`, unless the target is a host name or the
+/// contract spells a name or value with JSON escapes; and nothing is ever allocated without a contract.
+///
+/// ```
+/// use devroute_core::{Decision, Selector, ServiceName, TargetPolicy};
+///
+/// let selector = Selector::new(ServiceName::new("foo")?, TargetPolicy::default());
+/// let mut headers = http::HeaderMap::new();
+/// assert!(matches!(selector.decide(&headers)?, Decision::NoContract));
+///
+/// headers.insert("x-devroute", r#"{"foo":"192.168.1.12:8001"}"#.parse()?);
+/// let Decision::Reroute(reroute) = selector.decide(&headers)? else { panic!("not rerouted") };
+/// assert_eq!(reroute.target.to_string(), "192.168.1.12:8001");
+///
+/// headers.insert("x-devroute-matched", "foo".parse()?);
+/// assert!(matches!(selector.decide(&headers)?, Decision::Baseline { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Selector {
     service: Option<ServiceName>,
@@ -98,7 +97,7 @@ impl Selector {
     }
 }
 
-/// Decides who answers for `service` a request with these header fields; the [module](self) says how.
+/// Decides who answers for `service` a request with these header fields, as a [`Selector`] does.
 ///
 /// # Errors
 ///

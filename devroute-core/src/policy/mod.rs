@@ -1,32 +1,7 @@
-//! Which targets may answer (rule 5).
+//! Which targets may answer (rule 5): see [`TargetPolicy`].
 //!
-//! A contract comes from whoever sends the request, so a target in it is a wish. [`TargetPolicy`] is the
-//! deployment's answer, given without any I/O:
-//!
-//! 1. Private addresses (RFC 1918, `fc00::/7`) are allowed.
-//! 2. Loopback, and 100.64.0.0/10 (carrier-grade NAT, which Tailscale uses), are one switch each.
-//! 3. Public addresses need a rule that [allows](TargetPolicy::allow) their network; so does 198.18.0.0/15.
-//! 4. Host names need an [allowed suffix](TargetPolicy::allow_suffix); then every address that the name resolves
-//!    to is judged like one that stood in the contract.
-//! 5. Rules that [deny](TargetPolicy::deny) win over everything that allows.
-//! 6. Nothing opens the rest: unspecified, link-local, multicast, broadcast, reserved and documentation
-//!    addresses, addresses that hide an IPv4 address, the metadata services of clouds, and the
-//!    [own listeners](TargetPolicy::own_listener) of the process.
-//!
-//! ```
-//! use devroute_core::{Permit, RefusalReason, Target, TargetPolicy};
-//!
-//! let policy = TargetPolicy::default().allow_loopback(true).deny("10.9.0.0/16".parse()?);
-//!
-//! let laptop: Target = "192.168.1.12:8001".parse()?;
-//! assert_eq!(policy.judge(&laptop)?, Permit::Address("192.168.1.12:8001".parse()?));
-//!
-//! let refused = |target: &str| policy.judge(&target.parse().unwrap()).unwrap_err().reason();
-//! assert_eq!(refused("69.145.32.56:9001"), RefusalReason::Public);
-//! assert_eq!(refused("169.254.169.254:80"), RefusalReason::Metadata);
-//! assert_eq!(refused("10.9.1.1:80"), RefusalReason::Denied);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! `network` has the rules that a deployment writes, `ranges` what kind of address an address is, `suffix` the
+//! host names that may be resolved, and `refusal` the reasons in words. Nothing here does I/O.
 
 mod network;
 mod ranges;
@@ -46,9 +21,37 @@ use crate::target::{Host, Target};
 /// The ports of the Kubernetes API server, the kubelet and etcd.
 const KUBERNETES_PORTS: [u16; 4] = [6443, 10250, 2379, 2380];
 
-/// Decides which targets may answer; the [module](self) says how.
+/// Decides which targets may answer.
 ///
 /// The setters are meant to be chained. Every judgement is a walk over short lists and allocates nothing.
+///
+/// A contract comes from whoever sends the request, so a target in it is a wish. [`TargetPolicy`] is the
+/// deployment's answer, given without any I/O:
+///
+/// 1. Private addresses (RFC 1918, `fc00::/7`) are allowed.
+/// 2. Loopback, and 100.64.0.0/10 (carrier-grade NAT, which Tailscale uses), are one switch each.
+/// 3. Public addresses need a rule that [allows](Self::allow) their network; so does 198.18.0.0/15.
+/// 4. Host names need an [allowed suffix](Self::allow_suffix); then every address that the name resolves
+///    to is judged like one that stood in the contract.
+/// 5. Rules that [deny](Self::deny) win over everything that allows.
+/// 6. Nothing opens the rest: unspecified, link-local, multicast, broadcast, reserved and documentation
+///    addresses, addresses that hide an IPv4 address, the metadata services of clouds, and the
+///    [own listeners](Self::own_listener) of the process.
+///
+/// ```
+/// use devroute_core::{Permit, RefusalReason, Target, TargetPolicy};
+///
+/// let policy = TargetPolicy::default().allow_loopback(true).deny("10.9.0.0/16".parse()?);
+///
+/// let laptop: Target = "192.168.1.12:8001".parse()?;
+/// assert_eq!(policy.judge(&laptop)?, Permit::Address("192.168.1.12:8001".parse()?));
+///
+/// let refused = |target: &str| policy.judge(&target.parse().unwrap()).unwrap_err().reason();
+/// assert_eq!(refused("69.145.32.56:9001"), RefusalReason::Public);
+/// assert_eq!(refused("169.254.169.254:80"), RefusalReason::Metadata);
+/// assert_eq!(refused("10.9.1.1:80"), RefusalReason::Denied);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct TargetPolicy {
     loopback: bool,
