@@ -3,6 +3,11 @@
 //!
 //! A binary of its own, since the counting allocator is the whole process's.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in tests, helpers included, a panic is the message; clippy.toml covers only #[test]"
+)]
+
 use std::{
     convert::Infallible,
     future::{Ready, ready},
