@@ -70,6 +70,16 @@ pub struct RouterConfig {
 }
 
 impl RouterConfig {
+    /// The configuration of a router that listens on `listen`, with one worker, no admin listener,
+    /// and defaults for everything else.
+    #[must_use]
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            process: ProcessConfig::new(listen),
+            reroute: RerouteConfig::default(),
+        }
+    }
+
     /// Parses the settings of a router.
     ///
     /// # Errors
@@ -126,17 +136,12 @@ impl SidecarConfig {
         })
     }
 
-    /// The configuration of a sidecar for `service` that listens on `listen`, with defaults for
-    /// everything else and no admin listener.
+    /// The configuration of a sidecar for `service` that listens on `listen`, with one worker, no
+    /// admin listener, and defaults for everything else.
     #[must_use]
     pub fn new(service: ServiceName, listen: SocketAddr, upstream: SocketAddr) -> Self {
         Self {
-            process: ProcessConfig {
-                listen: Bind::Address(listen),
-                admin: None,
-                workers: NonZeroUsize::MIN,
-                drain_timeout: DEFAULT_DRAIN_TIMEOUT,
-            },
+            process: ProcessConfig::new(listen),
             reroute: RerouteConfig::default(),
             service,
             upstream: Upstream {
@@ -193,6 +198,15 @@ pub struct ProcessConfig {
 }
 
 impl ProcessConfig {
+    fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen: Bind::Address(listen),
+            admin: None,
+            workers: NonZeroUsize::MIN,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+        }
+    }
+
     fn parse(settings: &Settings, listen: Bind) -> Result<Self, ConfigError> {
         let workers = match settings.one("workers", value::count)? {
             Some(workers) => workers,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use devroute_tower::OnFailure;
 use devroute_tower::core::{HostSuffix, NetworkRule, ServiceName};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Allow, LogFormat, Upstream};
 
@@ -186,14 +186,23 @@ pub(crate) fn log_format(text: &str) -> Result<LogFormat, String> {
 
 /// Which log lines are written.
 pub(crate) fn log_filter(text: &str) -> Result<Targets, String> {
-    text.parse().map_err(|_unparsable| {
+    let wrong = || {
         let example = "info, or warn,devroute_proxy=debug";
         expected(
             text,
             "a level (off, error, warn, info, debug, trace) or a list",
             example,
         )
-    })
+    };
+    // The filter's own parser takes a word that is no level for a module, and then logs nothing.
+    let has_level = |part: &str| {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        level.trim().parse::<LevelFilter>().is_ok()
+    };
+    if !text.split(',').all(has_level) {
+        return Err(wrong());
+    }
+    text.parse().map_err(|_unparsable| wrong())
 }
 
 fn expected(text: &str, what: &str, example: &str) -> String {
@@ -253,6 +262,27 @@ mod tests {
                 .unwrap_err()
                 .contains("no TLS")
         );
+    }
+
+    #[test]
+    fn a_filter_is_made_of_levels() {
+        for right in [
+            "debug",
+            "OFF",
+            "warn,devroute_proxy=debug",
+            "info, devroute_tower=trace",
+        ] {
+            assert!(log_filter(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "",
+            "loud",
+            "devroute_proxy",
+            "info,devroute_proxy=loud",
+            "info,,debug",
+        ] {
+            assert!(log_filter(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

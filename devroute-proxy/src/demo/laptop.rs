@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::{ExitCode, Stdio};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::service::Service;
 use crate::config::Bind;
@@ -18,6 +18,8 @@ use crate::{print, server, shutdown};
 #[derive(Debug)]
 pub(super) struct Laptop {
     child: Child,
+    /// Held apart from the child, which would close it as soon as somebody waits for its end.
+    _lifeline: ChildStdin,
     /// Where its `B` listens.
     pub(super) address: SocketAddr,
     /// Its process id.
@@ -43,6 +45,7 @@ impl Laptop {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
+        let lifeline = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).await?;
@@ -52,6 +55,7 @@ impl Laptop {
         let pid = child.id().unwrap_or_default();
         Ok(Self {
             child,
+            _lifeline: lifeline,
             address,
             pid,
         })

@@ -1,0 +1,156 @@
+//! A process drains: what is in flight finishes, what is new is refused.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Client, Devroute, PATIENCE, Server, sidecar, until, until_refused};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_finishes_and_new_connections_are_refused() {
+    let baseline = Server::holding("baseline").await;
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let in_flight = tokio::spawn(sidecar.get("/").send());
+    baseline.arrived().await;
+
+    sidecar.shut_down();
+    until_refused(sidecar.address).await;
+    let readiness = sidecar.admin("/_readyz").send().await;
+    assert_eq!(readiness.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        sidecar.admin("/_healthz").send().await.status,
+        StatusCode::OK
+    );
+
+    baseline.release();
+    assert_eq!(in_flight.await.unwrap().text, "baseline");
+    assert_eq!(sidecar.drained().await.abandoned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_outlasts_the_drain_is_cut_and_counted() {
+    let baseline = Server::holding("baseline").await;
+    let timeout = Duration::from_millis(50);
+    let sidecar = sidecar(baseline.address, |config| {
+        config.process.drain_timeout = timeout
+    })
+    .await;
+    let in_flight = tokio::spawn(sidecar.get("/").send());
+    baseline.arrived().await;
+    sidecar.shut_down();
+    assert_eq!(sidecar.drained().await.abandoned, 1);
+    assert!(
+        in_flight.await.is_err(),
+        "the client's connection was closed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_does_not_hold_the_drain() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let mut idle = TcpStream::connect(sidecar.address).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: foo\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 1024];
+    assert_ne!(idle.read(&mut answer).await.unwrap(), 0);
+    let silent = TcpStream::connect(sidecar.address).await.unwrap();
+    let connections = r#"devroute_open_connections{listener="proxy"}"#;
+    until("both are open", async || {
+        sidecar.sample(connections).await == 2.0
+    })
+    .await;
+    sidecar.shut_down();
+    assert_eq!(sidecar.drained().await.abandoned, 0);
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_spread_over_the_workers() {
+    let baseline = Server::holding("baseline").await;
+    let workers = 3.try_into().unwrap();
+    let sidecar = sidecar(baseline.address, |config| config.process.workers = workers).await;
+    let requests: Vec<_> = (0..6)
+        .map(|_| tokio::spawn(sidecar.get("/").send()))
+        .collect();
+    for _ in 0..6 {
+        baseline.arrived().await;
+    }
+    baseline.release();
+    for request in requests {
+        assert_eq!(request.await.unwrap().text, "baseline");
+    }
+    assert_eq!(
+        sidecar
+            .sample(r#"devroute_requests_total{decision="none"}"#)
+            .await,
+        6.0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_and_the_process_ends_with_0() {
+    let baseline = Server::holding("baseline").await;
+    let line = format!(
+        "sidecar --service foo --listen 127.0.0.1:0 --admin off --workers 2 --upstream http://{}",
+        baseline.address
+    );
+    let process = tokio::task::spawn_blocking(move || Devroute::new(&line).serve())
+        .await
+        .unwrap();
+    let in_flight = tokio::spawn(Client::get(process.address, "/").send());
+    baseline.arrived().await;
+    process.signal("TERM");
+    until_refused(process.address).await;
+    baseline.release();
+    assert_eq!(in_flight.await.unwrap().text, "baseline");
+    let (status, log) = tokio::task::spawn_blocking(move || process.wait())
+        .await
+        .unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("SIGTERM") && log.contains("drained"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_does_not_wait() {
+    let baseline = Server::holding("baseline").await;
+    let line = format!(
+        "sidecar --service foo --listen 127.0.0.1:0 --admin off --upstream http://{}",
+        baseline.address
+    );
+    let mut process = tokio::task::spawn_blocking(move || Devroute::new(&line).serve())
+        .await
+        .unwrap();
+    let in_flight = tokio::spawn(Client::get(process.address, "/").send());
+    baseline.arrived().await;
+    process.signal("INT");
+    let log = tokio::task::block_in_place(|| process.log_line());
+    assert_eq!(log["signal"], "SIGINT", "{log}");
+    process.signal("INT");
+    let waiting = tokio::task::spawn_blocking(move || process.wait());
+    let (status, _) = tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("it ends")
+        .unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(in_flight.await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_log_line_says_what_listens_where() {
+    let line = "sidecar --service foo --listen 127.0.0.1:0 --admin 127.0.0.1:0 \
+                --upstream h2c://127.0.0.1:1 --via 127.0.0.1:2";
+    let process = tokio::task::spawn_blocking(|| Devroute::new(line).serve())
+        .await
+        .unwrap();
+    let started = &process.started;
+    assert_eq!(started["message"], "sidecar listens");
+    assert_eq!(started["service"], "foo");
+    assert_eq!(started["upstream"], "h2c://127.0.0.1:1");
+    assert_eq!(started["via"], "127.0.0.1:2");
+    let admin = started["admin"].as_str().unwrap().parse().unwrap();
+    assert_eq!(Client::get(admin, "/_readyz").send().await.text, "OK");
+}

@@ -1,0 +1,13 @@
+//! The proxy from outside: real listeners on loopback, real clients, and the built binary.
+//!
+//! `support` is a small language of fake clients and servers, so that a test reads as a story.
+
+mod admin;
+mod config;
+mod demo;
+mod lifecycle;
+mod router;
+mod sidecar;
+mod streaming;
+mod support;
+mod tools;

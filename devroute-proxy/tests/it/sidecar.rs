@@ -1,0 +1,204 @@
+//! A sidecar answers from the baseline, from the target, or with the reason.
+
+use devroute_tower::OnFailure;
+use devroute_tower::core::TargetPolicy;
+use http::StatusCode;
+
+use crate::support::{Server, closed, router, sidecar};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_06_without_a_contract_the_baseline_answers() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let answer = sidecar.get("/a?b=c").header("x-custom", "1").send().await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "baseline"));
+    assert!(!answer.headers.contains_key("x-devroute-routed"));
+
+    // Rule 16: nothing is added on the way.
+    let seen = baseline.only();
+    assert_eq!(seen.line, "GET /a?b=c");
+    let mut names: Vec<_> = seen.headers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["host", "x-custom"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_07_a_contract_for_this_service_is_answered_by_its_target() {
+    let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let contract = format!(r#"{{"foo":"{}"}}"#, laptop.address);
+    let answer = sidecar
+        .get("/")
+        .contract(&contract)
+        .post("a body")
+        .send()
+        .await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "laptop"));
+    assert_eq!(
+        answer.header("x-devroute-routed"),
+        format!("foo={}", laptop.address)
+    );
+    assert!(baseline.seen().is_empty());
+    let seen = laptop.only();
+    assert_eq!(seen.headers["x-devroute-matched"], "foo");
+    assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(seen.body, "a body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_07_a_request_that_was_rerouted_here_is_answered_here() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let contract = format!(r#"{{"foo":"{}"}}"#, closed().await);
+    let request = sidecar
+        .get("/")
+        .contract(&contract)
+        .header("x-devroute-matched", "foo");
+    let answer = request.send().await;
+    assert_eq!(answer.text, "baseline");
+    assert_eq!(
+        answer.header("x-devroute-routed"),
+        "foo=baseline; reason=already_rerouted"
+    );
+    assert!(!baseline.only().headers.contains_key("x-devroute-matched"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_10_both_carriers_are_written_on_what_goes_to_the_baseline() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let contract = r#"{"bar":"10.0.0.1:1"}"#;
+    let member = "devroute=%7B%22bar%22%3A%2210.0.0.1%3A1%22%7D";
+    sidecar.get("/").contract(contract).send().await;
+    sidecar.get("/").header("baggage", member).send().await;
+    for seen in baseline.seen() {
+        assert_eq!(seen.headers["x-devroute"], contract);
+        assert_eq!(seen.headers["baggage"], member);
+    }
+    assert_eq!(baseline.seen().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_12_a_killed_laptop_is_502_with_service_address_and_cause() {
+    let baseline = Server::says("baseline").await;
+    let laptop = Server::says("laptop").await;
+    let sidecar = sidecar(baseline.address, |_| {}).await;
+    let contract = format!(r#"{{"foo":"{}"}}"#, laptop.address);
+    assert_eq!(
+        sidecar.get("/").contract(&contract).send().await.text,
+        "laptop"
+    );
+
+    let gone = closed().await;
+    let contract = contract.replace(&laptop.address.to_string(), &gone.to_string());
+    let answer = sidecar.get("/").contract(&contract).send().await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    let problem = answer.json();
+    assert_eq!(problem["service"], "foo");
+    assert_eq!(problem["target"], gone.to_string());
+    assert_eq!(problem["cause"], "connection_refused");
+    assert!(baseline.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_13_under_fallback_the_baseline_answers_with_the_whole_request() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |config| {
+        config.on_failure = OnFailure::Fallback
+    })
+    .await;
+    let contract = format!(r#"{{"foo":"{}"}}"#, closed().await);
+    let answer = sidecar
+        .get("/")
+        .contract(&contract)
+        .post("a body")
+        .send()
+        .await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "baseline"));
+    assert_eq!(
+        answer.header("x-devroute-routed"),
+        "foo=baseline; reason=connection_refused"
+    );
+    assert_eq!(baseline.only().body, "a body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_19_via_a_router_the_router_dials_and_judges() {
+    let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
+    let router = router(|_| {}).await;
+    let sidecar = sidecar(baseline.address, |config| {
+        config.via = Some(router.address);
+        // Its own policy, which refuses loopback, is not asked.
+        config.reroute.policy = TargetPolicy::default();
+    })
+    .await;
+    let contract = format!(r#"{{"foo":"{}","$id":"run-7"}}"#, laptop.address);
+    let answer = sidecar.get("/").contract(&contract).send().await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "laptop"));
+    assert_eq!(laptop.only().headers["x-devroute-matched"], "foo");
+    for proxy in [&sidecar, &router] {
+        assert_eq!(proxy.records.latest(Some("run-7")).len(), 1);
+    }
+
+    let answer = sidecar
+        .get("/")
+        .contract(r#"{"foo":"69.145.32.56:9001"}"#)
+        .send()
+        .await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN, "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_20_strip_removes_contracts_that_come_from_outside() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |config| config.reroute.strip = true).await;
+    let contract = format!(r#"{{"foo":"{}"}}"#, closed().await);
+    let request = sidecar
+        .get("/")
+        .contract(&contract)
+        .header("x-devroute-matched", "foo");
+    let request = request.header("baggage", "other=1,devroute=%7B%7D");
+    assert_eq!(request.send().await.text, "baseline");
+    let seen = baseline.only();
+    assert!(!seen.headers.contains_key("x-devroute"));
+    assert!(!seen.headers.contains_key("x-devroute-matched"));
+    assert_eq!(seen.headers["baggage"], "other=1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_can_keep_addresses_to_themselves() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |config| {
+        config.reroute.reveal_addresses = false
+    })
+    .await;
+    let nobody = closed().await.to_string();
+    let contract = format!(r#"{{"foo":"{nobody}"}}"#);
+    let answer = sidecar.get("/").contract(&contract).send().await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert!(!answer.text.contains(&nobody), "{}", answer.text);
+    assert!(
+        !format!("{:?}", answer.headers).contains(&nobody),
+        "{:?}",
+        answer.headers
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_of_h2c_gets_http2() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |config| config.upstream.h2c = true).await;
+    assert_eq!(sidecar.get("/").send().await.text, "baseline");
+    assert_eq!(baseline.only().version, http::Version::HTTP_2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_baseline_that_is_not_there_is_502_and_counted() {
+    let sidecar = sidecar(closed().await, |_| {}).await;
+    assert_eq!(
+        sidecar.get("/").send().await.status,
+        StatusCode::BAD_GATEWAY
+    );
+    let sample = r#"devroute_upstream_failures_total{cause="connection_refused"}"#;
+    assert_eq!(sidecar.sample(sample).await, 1.0);
+}
