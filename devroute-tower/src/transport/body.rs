@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::gate::{Gate, GateKey, gate};
 use crate::BoxError;
 
 /// The body of a request that is handed to a transport.
@@ -34,6 +35,7 @@ use crate::BoxError;
 pub struct Body {
     kind: Kind,
     sent: Option<Sent>,
+    gate: Option<Gate>,
 }
 
 enum Kind {
@@ -59,6 +61,7 @@ impl Body {
         Self {
             kind: Kind::Empty,
             sent: None,
+            gate: None,
         }
     }
 
@@ -80,12 +83,17 @@ impl Body {
             return Self {
                 kind: Kind::Incoming(incoming),
                 sent: None,
+                gate: None,
             };
         }
         let kind = slot.map_or(Kind::Empty, |body| {
             Kind::Boxed(Box::pin(IntoBytes { body }))
         });
-        Self { kind, sent: None }
+        Self {
+            kind,
+            sent: None,
+            gate: None,
+        }
     }
 
     /// Watches the body being sent: `None` where there is nothing to send.
@@ -96,6 +104,13 @@ impl Body {
         let sent = Sent(Arc::new(AtomicBool::new(false)));
         self.sent = Some(sent.clone());
         Some(sent)
+    }
+
+    /// Holds the body back until the target wants it (RFC 9110, section 10.1.1).
+    pub(super) fn hold(&mut self) -> GateKey {
+        let (gate, key) = gate();
+        self.gate = Some(gate);
+        key
     }
 
     fn done(&mut self) {
@@ -132,6 +147,10 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll_open(cx));
+            self.gate = None;
+        }
         let frame = match &mut self.kind {
             Kind::Empty => None,
             Kind::Incoming(body) => {

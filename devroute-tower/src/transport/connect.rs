@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{Error, ErrorKind};
@@ -31,7 +30,7 @@ pub(super) struct OpenConnections(Arc<AtomicUsize>);
 pub(super) struct OpenGuard(Arc<AtomicUsize>);
 
 /// A connection and its place in the count.
-pub(super) type Dialled = (TokioIo<TcpStream>, OpenGuard);
+pub(super) type Dialled = (TcpStream, OpenGuard);
 
 impl OpenConnections {
     pub(super) fn count(&self) -> usize {
@@ -66,7 +65,7 @@ impl Connector {
         stream
             .set_nodelay(true)
             .map_err(|error| Error::connect(addr, error))?;
-        Ok((TokioIo::new(stream), self.open.guard()))
+        Ok((stream, self.open.guard()))
     }
 
     /// An address of this host that no list names still shows: both ends have the same address.

@@ -8,7 +8,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{Request, Response, header::UPGRADE};
+use http::{
+    Request, Response, StatusCode,
+    header::{EXPECT, UPGRADE},
+};
 use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,7 +19,9 @@ use tokio::net::TcpStream;
 use super::{
     Body, Error, ErrorKind, ResponseBody,
     connect::{Dialled, OpenGuard},
+    gate::GateKey,
     pool::Pool,
+    received::{Counted, Received},
 };
 
 /// An open connection: the half that takes requests and the half that does the work.
@@ -24,17 +29,31 @@ use super::{
 pub(super) struct Connection {
     addr: SocketAddr,
     sender: http1::SendRequest<Body>,
-    io: http1::Connection<TokioIo<TcpStream>, Body>,
+    io: http1::Connection<TokioIo<Counted<TcpStream>>, Body>,
+    received: Received,
     /// Polling a finished connection again is not allowed.
     finished: bool,
     open: OpenGuard,
 }
 
-/// A request that was not answered; it comes back where not a byte of it was sent.
-pub(super) type Failed = (Error, Option<Box<Request<Body>>>);
+/// An exchange without an answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// The request, where not a byte of it was sent.
+    pub(super) unsent: Option<Box<Request<Body>>>,
+    /// Whether a byte of an answer came.
+    pub(super) was_answered: bool,
+}
+
+/// How much may come before the head of the answer is complete. hyper limits one head; this also
+/// ends a flood of informational ones.
+const MAX_BEFORE_ANSWER: u64 = 512 * 1024;
 
 impl Connection {
     pub(super) async fn new(addr: SocketAddr, (io, open): Dialled) -> Result<Box<Self>, Error> {
+        let received = Received::default();
+        let io = TokioIo::new(Counted::new(io, received.clone()));
         let (sender, io) = http1::handshake(io)
             .await
             .map_err(|error| Error::exchange(addr, error))?;
@@ -42,6 +61,7 @@ impl Connection {
             addr,
             sender,
             io,
+            received,
             finished: false,
             open,
         }))
@@ -84,32 +104,48 @@ impl Connection {
             return self.exchange_upgrade(request).await;
         }
         let sent = request.body_mut().watch();
+        let gate = sent.as_ref().and_then(|_| wait_for_100(&mut request));
+        self.received.restart();
         let answer = {
             let mut answer = pin!(self.sender.try_send_request(request));
-            let (io, finished) = (&mut self.io, &mut self.finished);
+            let (io, finished, received) = (&mut self.io, &mut self.finished, &self.received);
             poll_fn(|cx| {
                 if !*finished {
                     *finished = Pin::new(&mut *io).poll(cx).is_ready();
                 }
                 match answer.as_mut().poll(cx) {
-                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
                     // Nobody is left who could answer.
-                    Poll::Pending if *finished => Poll::Ready(None),
+                    Poll::Pending if *finished => Poll::Ready(Err(ErrorKind::ConnectionClosed)),
+                    Poll::Pending if received.bytes() > MAX_BEFORE_ANSWER => {
+                        Poll::Ready(Err(ErrorKind::Protocol))
+                    }
                     Poll::Pending => Poll::Pending,
                 }
             })
             .await
         };
-        let Some(answer) = answer else {
-            return Err((Error::new(ErrorKind::ConnectionClosed, self.addr), None));
+        let failed = |error, unsent| Failed {
+            error,
+            unsent,
+            was_answered: self.received.bytes() > 0,
         };
-        let response = answer.map_err(|mut failed| {
-            let request = failed.take_message().map(Box::new);
-            (Error::exchange(self.addr, failed.into_error()), request)
-        })?;
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(mut error)) => {
+                let unsent = error.take_message().map(Box::new);
+                return Err(failed(
+                    Error::exchange(self.addr, error.into_error()),
+                    unsent,
+                ));
+            }
+            Err(kind) => return Err(failed(Error::new(kind, self.addr), None)),
+        };
         let pool = Arc::clone(pool);
+        // A body that the target has not asked for is not going to be sent.
+        let is_wanted = gate.is_none_or(|gate| gate.is_open());
         Ok(response.map(|incoming| {
-            if sent.is_some_and(|sent| !sent.is_done()) {
+            if is_wanted && sent.is_some_and(|sent| !sent.is_done()) {
                 // The answer begins while the upload still runs: it must go on even when nobody
                 // reads the answer, so this exchange gets a driver.
                 return ResponseBody::driven(incoming, self.drive(pool));
@@ -169,8 +205,12 @@ impl Connection {
             .try_send_request(request)
             .await
             .map_err(|mut failed| {
-                let request = failed.take_message().map(Box::new);
-                (Error::exchange(addr, failed.into_error()), request)
+                let unsent = failed.take_message().map(Box::new);
+                Failed {
+                    error: Error::exchange(addr, failed.into_error()),
+                    unsent,
+                    was_answered: true,
+                }
             })?;
         Ok(response.map(|incoming| {
             if incoming.is_end_stream() {
@@ -180,6 +220,22 @@ impl Connection {
             ResponseBody::driven(incoming, driver)
         }))
     }
+}
+
+/// Holds the body back where the client wants to be asked for it first.
+fn wait_for_100(request: &mut Request<Body>) -> Option<GateKey> {
+    let expect = request.headers().get(EXPECT)?;
+    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return None;
+    }
+    let key = request.body_mut().hold();
+    let opener = key.clone();
+    hyper::ext::on_informational(request, move |informational| {
+        if informational.status() == StatusCode::CONTINUE {
+            opener.open();
+        }
+    });
+    Some(key)
 }
 
 /// Ends the driver of an exchange whose answer nobody wants any more.

@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri, uri::Scheme};
+use http::{Request, Response, Uri, header::UPGRADE, uri::Scheme};
+use http_body::Body as _;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower_service::Service;
 
 use super::{
@@ -33,7 +34,10 @@ use super::{
 ///   the exchange. Only HTTP/2 connections, tunnels, and an upload that is still running when its
 ///   answer begins have a task.
 /// - A request is taken only by an open connection, so a refused one is never half sent. One that
-///   finds a pooled connection closed before a byte went out is sent on a new one.
+///   finds a pooled connection closed before a byte went out is sent on a new one. So is one that was
+///   written, if its method is idempotent, it has no body, and not a byte of an answer came.
+/// - With `Expect: 100-continue` the body is not touched before the target has said 100, or has
+///   said nothing for a second (RFC 9110, section 10.1.1).
 /// - There is a limit for connecting, 2 seconds by default, and none for the answer: whoever
 ///   answers may sit at a breakpoint.
 ///
@@ -145,18 +149,28 @@ impl HttpTransport {
         mut request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
         while let Some(connection) = self.pool.take_h1(addr) {
-            match connection.exchange(request, &self.pool).await {
+            let copy = repeatable(&request);
+            let failed = match connection.exchange(request, &self.pool).await {
                 Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            let is_closed = failed.error.kind() == ErrorKind::ConnectionClosed;
+            match (failed.unsent, copy) {
                 // It was closed after the last look and before the first byte.
-                Err((_, Some(unsent))) => request = *unsent,
-                Err((error, None)) => return Err(error),
+                (Some(unsent), _) => request = *unsent,
+                // It was closed as we wrote: whoever closed it has not begun to answer.
+                (None, Some(copy)) if is_closed && !failed.was_answered => {
+                    request = copy;
+                    break;
+                }
+                (None, _) => return Err(failed.error),
             }
         }
         let connection = h1::Connection::new(addr, self.connector.dial(addr).await?).await?;
         connection
             .exchange(request, &self.pool)
             .await
-            .map_err(|(error, _)| error)
+            .map_err(|failed| failed.error)
     }
 
     async fn send_h2(
@@ -178,7 +192,7 @@ impl HttpTransport {
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .handshake(io)
+            .handshake(TokioIo::new(io))
             .await
             .map_err(|error| Error::exchange(addr, error))?;
         // The driver of an HTTP/2 connection ends with its last stream and sender.
@@ -222,6 +236,22 @@ impl Service<Request<Body>> for HttpTransport {
             transport.send(addr, protocol, authority, request).await
         })
     }
+}
+
+/// A copy of a request that may be sent twice: an idempotent method (RFC 9110, section 9.2.2) and no
+/// body. A pooled connection can be closed just as it is used again, and a client must not notice.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    let is_repeatable = request.method().is_idempotent()
+        && request.body().is_end_stream()
+        && !request.headers().contains_key(UPGRADE);
+    is_repeatable.then(|| {
+        let mut copy = Request::new(Body::empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
 }
 
 /// The `IP:port` in the authority; a name here is somebody's mistake, and is not looked up.

@@ -35,9 +35,11 @@ mod body;
 mod connect;
 mod destination;
 mod error;
+mod gate;
 mod h1;
 mod http_transport;
 mod pool;
+mod received;
 mod response;
 mod upstream;
 

@@ -366,3 +366,201 @@ fn a_transport_outlives_the_runtime_that_swept_it() {
         });
     }
 }
+
+/// A target whose first connection serves one request and is reset as the second comes in; what
+/// arrives on every later one is answered. Returns how many requests were seen.
+async fn resetting() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    tokio::spawn(async move {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let (mut first, _) = listener.accept().await.unwrap();
+        read_head(&mut first).await;
+        counter.fetch_add(1, Ordering::SeqCst);
+        first.write_all(answer).await.unwrap();
+        read_head(&mut first).await;
+        counter.fetch_add(1, Ordering::SeqCst);
+        first.set_zero_linger().unwrap();
+        drop(first);
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            counter.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    (addr, seen)
+}
+
+#[tokio::test]
+async fn a_written_request_is_repeated_only_where_that_is_safe() {
+    for (method, body, repeated) in [
+        ("GET", "", true),
+        ("DELETE", "", true),
+        ("POST", "", false),
+        ("PUT", "body", false),
+    ] {
+        let (addr, seen) = resetting().await;
+        let transport = HttpTransport::new();
+        assert_eq!(text(&transport, get(addr)).await, "ok");
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{addr}/"))
+            .body(Body::new(body.to_owned()))
+            .unwrap();
+        let answer = transport.clone().oneshot(request).await;
+        assert_eq!(answer.is_ok(), repeated, "{method} {body}");
+        assert_eq!(
+            seen.load(Ordering::SeqCst),
+            2 + usize::from(repeated),
+            "{method}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_had_begun_is_not_repeated() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await
+            .unwrap();
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 2").await.unwrap();
+    });
+    let transport = HttpTransport::new();
+    assert_eq!(text(&transport, get(addr)).await, "ok");
+    let error = transport.oneshot(get(addr)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionClosed);
+}
+
+#[tokio::test]
+async fn a_flood_of_informational_answers_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let flood = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(1000);
+        while stream.write_all(&flood).await.is_ok() {}
+    });
+    let error = HttpTransport::new().oneshot(get(addr)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+}
+
+/// A body that remembers whether anybody asked for it.
+struct Asked(Arc<AtomicUsize>, Option<Bytes>);
+
+impl http_body::Body for Asked {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::task::Poll::Ready(self.1.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.1.as_ref().map_or(0, |it| it.len() as u64))
+    }
+}
+
+fn expecting(addr: SocketAddr, asked: &Arc<AtomicUsize>) -> Request<Body> {
+    Request::post(format!("http://{addr}/"))
+        .header("expect", "100-continue")
+        .body(Body::new(Asked(
+            Arc::clone(asked),
+            Some(Bytes::from_static(b"body")),
+        )))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_body_is_not_asked_for_before_the_target_has_said_100() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let sent = HttpTransport::new().oneshot(expecting(addr, &asked));
+    let target = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = read_head(&mut stream).await;
+        assert!(head.contains("expect: 100-continue\r\n"), "{head}");
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        stream
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+            .await
+            .unwrap();
+        let mut body = [0; 4];
+        stream.read_exact(&mut body).await.unwrap();
+        assert_eq!(&body, b"body");
+        stream
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .unwrap();
+        stream
+    };
+    let (answer, _stream) = tokio::join!(sent, target);
+    assert_eq!(answer.unwrap().status(), 204);
+}
+
+#[tokio::test]
+async fn a_body_that_the_target_refuses_is_never_asked_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let transport = HttpTransport::new();
+    let sent = async {
+        let answer = transport
+            .clone()
+            .oneshot(expecting(addr, &asked))
+            .await
+            .unwrap();
+        let status = answer.status();
+        (
+            status,
+            answer.into_body().collect().await.unwrap().to_bytes(),
+        )
+    };
+    let target = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(answer).await.unwrap();
+        stream
+    };
+    let ((status, body), _stream) = tokio::join!(sent, target);
+    assert_eq!((status.as_u16(), &body[..]), (417, &b"no"[..]));
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    // A connection on which the target may still wait for a body is not used again.
+    assert_eq!(transport.open_connections(), 0);
+}
+
+#[tokio::test]
+async fn a_target_that_knows_no_expectations_gets_the_body_after_a_second() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let sent = HttpTransport::new().oneshot(expecting(addr, &asked));
+    let target = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let mut body = [0; 4];
+        stream.read_exact(&mut body).await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .unwrap();
+        stream
+    };
+    let (answer, _stream) = tokio::join!(sent, target);
+    assert_eq!(answer.unwrap().status(), 204);
+}
