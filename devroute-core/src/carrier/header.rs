@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderName};
 
-use crate::contract::Contract;
+use crate::contract::{Contract, WellFormed};
 use crate::error::{ContractError, ContractErrorKind};
 use crate::parse::Sink;
 
@@ -30,17 +30,18 @@ pub const CONTRACT: HeaderName = HeaderName::from_static("x-devroute");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn read(headers: &HeaderMap) -> Result<Option<Contract>, ContractError> {
-    read_into(headers, &mut ())
+    let found = read_into(headers, &mut ())?;
+    Ok(found.map(WellFormed::into_contract))
 }
 
-pub(super) fn read_into<S: Sink>(
-    headers: &HeaderMap,
+pub(super) fn read_into<'h, S: Sink>(
+    headers: &'h HeaderMap,
     sink: &mut S,
-) -> Result<Option<Contract>, ContractError> {
+) -> Result<Option<WellFormed<'h>>, ContractError> {
     let mut lines = headers.get_all(CONTRACT).iter();
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),
-        (Some(line), None) => Contract::share_into(line, sink).map(Some),
+        (Some(line), None) => WellFormed::check(line, sink).map(Some),
         (Some(_), Some(_)) => Err(ContractError::new(ContractErrorKind::RepeatedField)),
     }
 }

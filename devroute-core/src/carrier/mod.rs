@@ -33,7 +33,7 @@ use http::{HeaderMap, HeaderName};
 
 pub use self::baggage::{BAGGAGE, MEMBER};
 pub use self::header::CONTRACT;
-use crate::contract::Contract;
+use crate::contract::{Contract, WellFormed};
 use crate::error::ContractError;
 use crate::parse::Sink;
 
@@ -88,17 +88,18 @@ impl std::fmt::Display for Unwritten {
 ///
 /// When what is there is not well-formed; a malformed field is not made good by a well-formed member.
 pub fn read(headers: &HeaderMap) -> Result<Option<Contract>, ContractError> {
-    read_into(headers, &mut ())
+    let found = read_into(headers, &mut ())?;
+    Ok(found.map(WellFormed::into_contract))
 }
 
 /// Reads the contract and hands its members to `sink`.
-pub(crate) fn read_into<S: Sink>(
-    headers: &HeaderMap,
+pub(crate) fn read_into<'h, S: Sink>(
+    headers: &'h HeaderMap,
     sink: &mut S,
-) -> Result<Option<Contract>, ContractError> {
+) -> Result<Option<WellFormed<'h>>, ContractError> {
     match header::read_into(headers, sink)? {
         Some(contract) => Ok(Some(contract)),
-        None => baggage::read_into(headers, sink),
+        None => Ok(baggage::read_into(headers, sink)?.map(WellFormed::Owned)),
     }
 }
 

@@ -182,22 +182,6 @@ impl Contract {
         }
     }
 
-    /// Like [`parse_into`](Self::parse_into), but shares the value's bytes.
-    pub(crate) fn share_into<S: Sink>(
-        value: &HeaderValue,
-        sink: &mut S,
-    ) -> Result<Self, ContractError> {
-        let bytes = value.as_bytes();
-        if trim(bytes).len() != bytes.len() {
-            // Only a value that was made by hand has blanks around it: a parser of HTTP takes them off.
-            return Self::parse_into(bytes, sink);
-        }
-        parse::parse(bytes, sink)?;
-        Ok(Self {
-            value: value.clone(),
-        })
-    }
-
     fn spell_anew(bytes: &[u8]) -> Result<Self, ContractError> {
         let spelled = text::compact(&String::from_utf8_lossy(bytes));
         parse::parse(spelled.as_bytes(), &mut ())?;
@@ -220,6 +204,42 @@ impl Contract {
             members.insert(name.to_owned(), value.to_owned());
         });
         members
+    }
+}
+
+/// A contract that has been read and not been kept yet.
+///
+/// A decision keeps it at its very end, and so shares the field's bytes once, where they stay.
+#[derive(Debug)]
+pub(crate) enum WellFormed<'h> {
+    /// The value of a field, as it is.
+    Field(&'h HeaderValue),
+    /// What had to be decoded or trimmed.
+    Owned(Contract),
+}
+
+impl<'h> WellFormed<'h> {
+    /// Reads a field's value and hands the members to `sink` in the same pass.
+    pub(crate) fn check<S: Sink>(
+        value: &'h HeaderValue,
+        sink: &mut S,
+    ) -> Result<Self, ContractError> {
+        let bytes = value.as_bytes();
+        if trim(bytes).len() != bytes.len() {
+            // Only a value that was made by hand has blanks around it: a parser of HTTP takes them off.
+            return Contract::parse_into(bytes, sink).map(Self::Owned);
+        }
+        parse::parse(bytes, sink)?;
+        Ok(Self::Field(value))
+    }
+
+    pub(crate) fn into_contract(self) -> Contract {
+        match self {
+            Self::Field(value) => Contract {
+                value: value.clone(),
+            },
+            Self::Owned(contract) => contract,
+        }
     }
 }
 
@@ -283,7 +303,7 @@ impl TryFrom<&HeaderValue> for Contract {
 
     /// Shares the value's bytes.
     fn try_from(value: &HeaderValue) -> Result<Self, Self::Error> {
-        Self::share_into(value, &mut ())
+        WellFormed::check(value, &mut ()).map(WellFormed::into_contract)
     }
 }
 

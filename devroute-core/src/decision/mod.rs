@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub use self::error::{DecisionError, DecisionErrorKind};
 use crate::carrier::{self, MATCHED};
-use crate::contract::{Contract, Find};
+use crate::contract::{Contract, Find, WellFormed};
 use crate::policy::{Permit, TargetPolicy};
 use crate::service_name::ServiceName;
 use crate::target::Target;
@@ -114,18 +114,20 @@ pub fn decide(
         return Ok(Decision::NoContract);
     };
     if is_matched(headers, service) {
+        let reason = BaselineReason::AlreadyRerouted;
         return Ok(Decision::Baseline {
-            contract,
-            reason: BaselineReason::AlreadyRerouted,
+            contract: contract.into_contract(),
+            reason,
         });
     }
     let Some(target) = find.found else {
+        let reason = BaselineReason::NoEntry;
         return Ok(Decision::Baseline {
-            contract,
-            reason: BaselineReason::NoEntry,
+            contract: contract.into_contract(),
+            reason,
         });
     };
-    reroute(headers, contract, service.clone(), target, policy).map(Decision::Reroute)
+    reroute(headers, contract, service.clone(), target, policy)
 }
 
 /// The decision of a router.
@@ -145,27 +147,30 @@ fn route(headers: &HeaderMap, policy: &TargetPolicy) -> Result<Decision, Decisio
     let Some(target) = find.found else {
         return Err(error(DecisionErrorKind::NoEntry));
     };
-    reroute(headers, contract, service, target, policy).map(Decision::Reroute)
+    reroute(headers, contract, service, target, policy)
 }
 
 fn reroute(
     headers: &HeaderMap,
-    contract: Contract,
+    contract: WellFormed<'_>,
     service: ServiceName,
     target: Target,
     policy: &TargetPolicy,
-) -> Result<Reroute, DecisionError> {
+) -> Result<Decision, DecisionError> {
     if via::hops(headers) >= via::MAX_HOPS {
         let error = DecisionError::new(DecisionErrorKind::Loop, Some(service));
         return Err(error.with_target(target));
     }
     match policy.judge(&target) {
-        Ok(permit) => Ok(Reroute {
-            contract,
-            service,
-            target,
-            permit,
-        }),
+        Ok(permit) => {
+            let contract = contract.into_contract();
+            Ok(Decision::Reroute(Reroute {
+                contract,
+                service,
+                target,
+                permit,
+            }))
+        }
         Err(refusal) => {
             let error = DecisionError::new(DecisionErrorKind::Refused, Some(service));
             Err(error.with_target(target).with_refusal(refusal))
