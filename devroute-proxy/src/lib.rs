@@ -39,7 +39,7 @@ pub mod config;
 pub mod contract;
 pub mod demo;
 pub mod explain;
-mod health;
+mod front;
 mod machine;
 pub mod metrics;
 mod observe;

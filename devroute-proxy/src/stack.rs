@@ -1,8 +1,8 @@
 //! What a request goes through, in each mode: layers put together, and nothing else.
 //!
 //! ```text
-//! sidecar   Observe > [Strip] > DevRoute(service) > Upstream
-//! router    Health > Observe > [Strip] > DevRoute(router)
+//! sidecar   Front > Observe > DevRoute(service) > Upstream
+//! router    Front > Observe > DevRoute(router)
 //! ```
 //!
 //! Everything that decides or forwards is of `devroute-tower`; what the proxy can do, a service that
@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use devroute_tower::core::{TargetPolicy, carrier};
+use devroute_tower::core::TargetPolicy;
 use devroute_tower::transport::{HttpTransport, ResponseBody, Upstream};
 use devroute_tower::{ClientInfo, DevRoute, DevRouteLayer};
 use http::{Request, Response, StatusCode};
@@ -27,7 +27,7 @@ use tower_service::Service;
 
 use crate::carried::Carried;
 use crate::config::{RerouteConfig, RouterConfig, SidecarConfig};
-use crate::health::HealthLayer;
+use crate::front::{Front, FrontLayer};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::observe::{Observe, ObserveLayer, Observer};
 use crate::records::Records;
@@ -66,17 +66,17 @@ pub(crate) fn sidecar(
     }
     let service = layer.layer(Carried::baseline(upstream, metrics));
     let observe = observe(shared, worker);
-    let strip = config.reroute.strip;
+    let front = FrontLayer {
+        health: false,
+        strip: config.reroute.strip,
+    };
     move |client| {
-        let inner = service.clone().with_client(ClientInfo::new(client));
-        observe.layer(Strip {
-            inner,
-            enabled: strip,
-        })
+        let service = service.clone().with_client(ClientInfo::new(client));
+        front.layer(observe.layer(service))
     }
 }
 
-type Sidecar = Observe<Strip<DevRoute<Carried<Upstream>, Carried<HttpTransport>>>>;
+type Sidecar = Front<Observe<DevRoute<Carried<Upstream>, Carried<HttpTransport>>>>;
 
 /// The stack of a router, for one worker.
 pub(crate) fn router(
@@ -92,17 +92,17 @@ pub(crate) fn router(
         ))
         .layer(NoBaseline);
     let observe = observe(shared, worker);
-    let strip = config.reroute.strip;
+    let front = FrontLayer {
+        health: true,
+        strip: config.reroute.strip,
+    };
     move |client| {
-        let inner = service.clone().with_client(ClientInfo::new(client));
-        HealthLayer.layer(observe.layer(Strip {
-            inner,
-            enabled: strip,
-        }))
+        let service = service.clone().with_client(ClientInfo::new(client));
+        front.layer(observe.layer(service))
     }
 }
 
-type Router = crate::health::Health<Observe<Strip<DevRoute<NoBaseline, Carried<HttpTransport>>>>>;
+type Router = Front<Observe<DevRoute<NoBaseline, Carried<HttpTransport>>>>;
 
 fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> DevRouteLayer {
     layer
@@ -126,34 +126,6 @@ fn observe(shared: &Shared, worker: Arc<WorkerMetrics>) -> ObserveLayer {
     }))
 }
 
-/// Removes contracts that come from outside, where it is enabled (rule 20).
-#[derive(Clone, Debug)]
-pub(crate) struct Strip<S> {
-    inner: S,
-    enabled: bool,
-}
-
-impl<S, B> Service<Request<B>> for Strip<S>
-where
-    S: Service<Request<B>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if self.enabled {
-            carrier::remove(request.headers_mut());
-            request.headers_mut().remove(carrier::MATCHED);
-        }
-        self.inner.call(request)
-    }
-}
-
 /// Stands where a router has no baseline. The layer in front of it answers every request itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoBaseline;
@@ -171,5 +143,68 @@ impl Service<Request<Incoming>> for NoBaseline {
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
         std::future::ready(Ok(response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Baseline;
+
+    impl Service<Request<()>> for Baseline {
+        type Response = Response<ResponseBody>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _request: Request<()>) -> Self::Future {
+            ready(Ok(Response::new(ResponseBody::empty())))
+        }
+    }
+
+    /// Invariant 1, for the layers that the proxy adds around the one of `devroute-tower`.
+    #[test]
+    fn a_request_without_a_contract_allocates_nothing() {
+        let metrics = Metrics::new("sidecar", 1);
+        let shared = Shared {
+            metrics: Arc::clone(&metrics),
+            records: Arc::default(),
+            policy: TargetPolicy::default(),
+            own_listeners: Vec::new(),
+        };
+        let inner = Carried::baseline(Baseline, Arc::clone(&metrics));
+        let observed = observe(&shared, metrics.worker(0)).layer(inner);
+        let service = FrontLayer {
+            health: true,
+            strip: true,
+        }
+        .layer(observed);
+        let request = Request::get("/")
+            .header("host", "foo")
+            .header("baggage", "other=1")
+            .header(
+                "traceparent",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            )
+            .body(())
+            .unwrap();
+
+        let mut answer = service.oneshot(request);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut polled = None;
+        let allocations = allocation_counter::measure(|| {
+            polled = Some(std::pin::Pin::new(&mut answer).poll(&mut cx));
+        });
+        assert!(matches!(polled, Some(Poll::Ready(Ok(_)))));
+        assert_eq!(allocations.count_total, 0);
     }
 }

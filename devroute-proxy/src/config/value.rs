@@ -197,7 +197,7 @@ pub(crate) fn log_filter(text: &str) -> Result<Targets, String> {
     // The filter's own parser takes a word that is no level for a module, and then logs nothing.
     let has_level = |part: &str| {
         let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-        level.trim().parse::<LevelFilter>().is_ok()
+        !level.trim().is_empty() && level.trim().parse::<LevelFilter>().is_ok()
     };
     if !text.split(',').all(has_level) {
         return Err(wrong());

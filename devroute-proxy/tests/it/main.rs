@@ -1,6 +1,8 @@
 //! The proxy from outside: real listeners on loopback, real clients, and the built binary.
 //!
 //! `support` is a small language of fake clients and servers, so that a test reads as a story.
+// For clippy: the helpers here are tests as much as the functions that use them.
+#![cfg(test)]
 
 mod admin;
 mod config;

@@ -114,3 +114,34 @@ async fn a_client_that_goes_away_ends_the_request_at_the_target() {
         assert!(matches!(closed.expect("it is told"), Ok(0) | Err(_)));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_goes_nowhere() {
+    let baseline = Server::says("baseline").await;
+    let proxy = sidecar(baseline.address, |_| {}).await;
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: a b\r\n\r\n", "400"),
+        ("GET ! HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
+        ("GET nonsense\r\n\r\n", "400"),
+        ("CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n\r\n", "501"),
+    ] {
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut client, "\r\n\r\n").await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request:?}: {answer}"
+        );
+    }
+    let long = format!(
+        "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+        "y".repeat(70_000)
+    );
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let _ = client.write_all(long.as_bytes()).await;
+    let answer = read_until(&mut client, "\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert!(baseline.seen().is_empty());
+}

@@ -1,0 +1,269 @@
+//! What a request meets first: the router's health probe, the requests that are none, and `strip`.
+//!
+//! - `/_healthz` on the router's own port, as the reference implementation has it. Only for probes: a
+//!   rerouted request, which names its service, belongs to that service's target whatever its path.
+//! - An HTTP/1.1 request without `Host`, with two, or with one that is no host is answered with 400
+//!   (RFC 9112, section 3.2), and so is a target that is neither a path, a URI, nor `*`. hyper takes
+//!   them; two servers that read such a request differently are how requests are smuggled.
+//! - Contracts that come from outside are removed where that is configured (rule 20).
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use devroute_tower::core::carrier;
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Puts a [`Front`] before a service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrontLayer {
+    /// Whether health probes are answered.
+    pub(crate) health: bool,
+    /// Whether contracts are removed.
+    pub(crate) strip: bool,
+}
+
+impl<S> Layer<S> for FrontLayer {
+    type Service = Front<S>;
+
+    fn layer(&self, inner: S) -> Front<S> {
+        Front {
+            inner,
+            settings: *self,
+        }
+    }
+}
+
+/// The service of [`FrontLayer`].
+#[derive(Clone, Debug)]
+pub(crate) struct Front<S> {
+    inner: S,
+    settings: FrontLayer,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Front<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Response = Response<FrontBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if let Err(problem) = check(&request) {
+            tracing::debug!(problem, "refused what is no request");
+            return ResponseFuture::Own {
+                answer: Answer::BadRequest(problem),
+            };
+        }
+        if self.settings.health && is_probe(&request) {
+            return ResponseFuture::Own {
+                answer: Answer::Healthy,
+            };
+        }
+        if self.settings.strip {
+            carrier::remove(request.headers_mut());
+            request.headers_mut().remove(carrier::MATCHED);
+        }
+        ResponseFuture::Inner {
+            future: self.inner.call(request),
+        }
+    }
+}
+
+fn is_probe<B>(request: &Request<B>) -> bool {
+    request.uri().path() == "/_healthz" && !request.headers().contains_key(carrier::MATCHED)
+}
+
+/// Refuses what RFC 9112 does not let be a request.
+fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
+    let uri = request.uri();
+    // HTTP/2 has its own rules for both, which the server holds.
+    if request.version() >= Version::HTTP_2 {
+        return Ok(());
+    }
+    let is_authority = uri.scheme().is_none() && uri.authority().is_some();
+    if is_authority && request.method() != Method::CONNECT {
+        return Err("The request target is neither a path, a URI, nor an asterisk.");
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err("The request has more than one Host field."),
+        (Some(host), None) if !is_host(host) => Err("The Host field of the request is no host."),
+        (None, _) if request.version() == Version::HTTP_11 => Err("The request has no Host field."),
+        _ => Ok(()),
+    }
+}
+
+/// Whether it can be a host with or without a port; an empty one can (RFC 9110, section 7.2).
+///
+/// By its characters only: what is behind knows which hosts there are.
+fn is_host(host: &HeaderValue) -> bool {
+    host.as_bytes().iter().all(|byte| {
+        matches!(
+            byte,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'[' | b']' | b':'
+                // unreserved, pct-encoded and sub-delims of RFC 3986, section 3.2.2
+                | b'-' | b'.' | b'_' | b'~' | b'%'
+                | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
+        )
+    })
+}
+
+/// What is answered here.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Healthy,
+    BadRequest(&'static str),
+}
+
+impl Answer {
+    fn response<B>(self) -> Response<FrontBody<B>> {
+        match self {
+            Self::Healthy => Response::new(FrontBody::Own {
+                body: Full::from("OK"),
+            }),
+            Self::BadRequest(problem) => {
+                let problem = serde_json::json!({
+                    "title": "Bad Request",
+                    "status": StatusCode::BAD_REQUEST.as_u16(),
+                    "detail": problem,
+                });
+                let body = Full::from(format!("{problem}\n"));
+                let mut response = Response::new(FrontBody::Own { body });
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                let content_type = HeaderValue::from_static("application/problem+json");
+                response.headers_mut().insert(CONTENT_TYPE, content_type);
+                response
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Front`].
+    #[derive(Debug)]
+    #[project = ResponseFutureProj]
+    pub(crate) enum ResponseFuture<F> {
+        Own { answer: Answer },
+        Inner { #[pin] future: F },
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<FrontBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.project() {
+            ResponseFutureProj::Own { answer } => Ok(answer.response()),
+            ResponseFutureProj::Inner { future } => ready!(future.poll(cx))
+                .map(|response| response.map(|body| FrontBody::Inner { body })),
+        })
+    }
+}
+
+pin_project! {
+    /// The body of an answer of [`Front`].
+    #[derive(Debug)]
+    #[project = FrontBodyProj]
+    pub(crate) enum FrontBody<B> {
+        Own { #[pin] body: Full<Bytes> },
+        Inner { #[pin] body: B },
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for FrontBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            FrontBodyProj::Own { body } => body.poll_frame(cx).map_err(|never| match never {}),
+            FrontBodyProj::Inner { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own { body } => body.is_end_stream(),
+            Self::Inner { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own { body } => body.size_hint(),
+            Self::Inner { body } => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, hosts: &[&str], version: Version) -> Request<()> {
+        let mut request = Request::builder().uri(target).version(version);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[test]
+    fn a_request_has_one_host() {
+        for hosts in [&["foo"][..], &["foo.svc:8080"], &["[::1]:80"], &[""]] {
+            assert!(
+                check(&request("/", hosts, Version::HTTP_11)).is_ok(),
+                "{hosts:?}"
+            );
+        }
+        for hosts in [&[][..], &["a", "a"], &["a b"], &["a/b"], &["a@b"], &["a,b"]] {
+            assert!(
+                check(&request("/", hosts, Version::HTTP_11)).is_err(),
+                "{hosts:?}"
+            );
+        }
+        assert!(
+            check(&request("/", &[], Version::HTTP_10)).is_ok(),
+            "which has none"
+        );
+        assert!(
+            check(&request("http://foo/", &[], Version::HTTP_2)).is_ok(),
+            "which has :authority"
+        );
+    }
+
+    #[test]
+    fn a_target_is_a_path_a_uri_or_an_asterisk() {
+        for target in ["/", "*", "http://bar/x"] {
+            assert!(
+                check(&request(target, &["foo"], Version::HTTP_11)).is_ok(),
+                "{target}"
+            );
+        }
+        assert!(check(&request("!", &["foo"], Version::HTTP_11)).is_err());
+        let mut connect = request("foo:443", &["foo"], Version::HTTP_11);
+        *connect.method_mut() = Method::CONNECT;
+        assert!(
+            check(&connect).is_ok(),
+            "what becomes of it is decided behind"
+        );
+    }
+}
