@@ -309,7 +309,24 @@ fn help_for(kind: ErrorKind, service: &ServiceName) -> String {
         ErrorKind::OwnListener => {
             "A contract must not name the proxy itself: name the machine that is to answer.".into()
         }
-        ErrorKind::TlsUnavailable => "Use http:// or h2c:// for this target.".into(),
+        ErrorKind::TlsUnavailable => {
+            "Use http:// or h2c:// for this target, or let https:// be spoken here: the binary does, \
+             and the library with its feature `tls` and HttpTransport::tls."
+                .into()
+        }
+        ErrorKind::TlsCertificate => format!(
+            "Give {service} on that machine a certificate for the name or address that the contract \
+             has, and trust its issuer here (--target-ca FILE, TlsConfig::ca_file); for a \
+             certificate that nobody has issued there is --target-insecure \
+             (TlsConfig::danger_accept_any_certificate). Or use http:// for this target."
+        ),
+        ErrorKind::TlsAlert => format!(
+            "Look into the log of {service} on that machine: it knows why it refused the handshake."
+        ),
+        ErrorKind::TlsProtocol => format!(
+            "Check that {service} speaks TLS at that port, and the protocol: gRPC needs HTTP/2 (h2 in \
+             ALPN), everything else HTTP/1.1. Without TLS use http:// or h2c:// for this target."
+        ),
         ErrorKind::Protocol => format!(
             "Check that it is {service} that listens there, and the protocol: h2c:// in front of \
              the target speaks HTTP/2 with prior knowledge, http:// speaks HTTP/1.1."

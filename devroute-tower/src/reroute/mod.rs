@@ -248,7 +248,9 @@ where
     let protocol = protocol(&target, &parts);
     let authority = forward::authority(&parts);
     forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-    direct(&mut parts, addr, &target, protocol, authority);
+    // A router is asked in plain text; it is the one that speaks TLS to the target.
+    let is_tls = settings.via.is_none() && target.scheme() == Some(Scheme::Https);
+    direct(&mut parts, addr, &target, is_tls, protocol, authority);
     let request = Request::from_parts(parts, body);
 
     let error = match send(&mut transport, request).await {
@@ -330,11 +332,11 @@ fn direct(
     parts: &mut http::request::Parts,
     addr: SocketAddr,
     target: &Target,
+    is_tls: bool,
     protocol: Protocol,
     authority: Option<Authority>,
 ) {
     let mut uri = UriParts::default();
-    let is_tls = target.scheme() == Some(Scheme::Https);
     uri.scheme = Some(if is_tls {
         http::uri::Scheme::HTTPS
     } else {

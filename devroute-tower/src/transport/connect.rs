@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
-use super::{Error, ErrorKind};
+use super::{Error, ErrorKind, Protocol, peer::Peer, stream::Stream};
 
 /// Dials an address and refuses to have reached the process itself.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub(super) struct Connector {
     pub(super) timeout: Duration,
     pub(super) own_listeners: Arc<[SocketAddr]>,
     pub(super) open: OpenConnections,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Handshaker>,
 }
 
 /// How many connections of a transport are open, whether they are in use or idle.
@@ -30,7 +35,7 @@ pub(super) struct OpenConnections(Arc<AtomicUsize>);
 pub(super) struct OpenGuard(Arc<AtomicUsize>);
 
 /// A connection and its place in the count.
-pub(super) type Dialled = (TcpStream, OpenGuard);
+pub(super) type Dialled = (Stream, OpenGuard);
 
 impl OpenConnections {
     pub(super) fn count(&self) -> usize {
@@ -50,8 +55,22 @@ impl Drop for OpenGuard {
 }
 
 impl Connector {
-    pub(super) async fn dial(&self, addr: SocketAddr) -> Result<Dialled, Error> {
-        let stream = match tokio::time::timeout(self.timeout, TcpStream::connect(addr)).await {
+    /// Opens a connection to `peer` that `protocol` can be spoken on: to the end of the TLS
+    /// handshake, where there is one, within one time limit.
+    #[cfg_attr(
+        not(feature = "tls"),
+        allow(unused_variables, reason = "a plain connection takes any protocol")
+    )]
+    pub(super) async fn dial(&self, peer: &Peer, protocol: Protocol) -> Result<Dialled, Error> {
+        let addr = peer.addr();
+        #[cfg(feature = "tls")]
+        let tls = match (peer.name(), &self.tls) {
+            (None, _) => None,
+            (Some(name), Some(tls)) => Some((name, tls)),
+            (Some(_), None) => return Err(Error::new(ErrorKind::TlsUnavailable, addr)),
+        };
+        let deadline = Instant::now() + self.timeout;
+        let stream = match timeout_at(deadline, TcpStream::connect(addr)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Error::connect(addr, error)),
             Err(elapsed) => {
@@ -65,7 +84,18 @@ impl Connector {
         stream
             .set_nodelay(true)
             .map_err(|error| Error::connect(addr, error))?;
-        Ok((stream, self.open.guard()))
+        let guard = self.open.guard();
+        #[cfg(feature = "tls")]
+        if let Some((name, tls)) = tls {
+            let handshake = tls.handshake(stream, addr, name, protocol);
+            return match timeout_at(deadline, handshake).await {
+                Ok(secured) => Ok((Stream::Tls(Box::new(secured?)), guard)),
+                Err(elapsed) => Err(Error::new(ErrorKind::ConnectTimeout, addr)
+                    .with_detail("did not finish the TLS handshake in time")
+                    .with_source(elapsed)),
+            };
+        }
+        Ok((Stream::Tcp(stream), guard))
     }
 
     /// An address of this host that no list names still shows: both ends have the same address.

@@ -32,9 +32,10 @@ pub struct Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// HTTP/1.1 (RFC 9112).
+    /// HTTP/1.1 (RFC 9112); over TLS it is the only protocol offered.
     Http1,
-    /// HTTP/2 with prior knowledge (RFC 9113, section 3.3).
+    /// HTTP/2: with prior knowledge (RFC 9113, section 3.3), or over TLS agreed on by ALPN
+    /// (section 3.2).
     Http2,
 }
 
@@ -68,7 +69,7 @@ impl Destination {
         self
     }
 
-    /// The name that a TLS certificate has to be for.
+    /// The name that a TLS certificate has to be for; without one it has to be for the address.
     #[must_use]
     pub fn with_tls_name(mut self, name: &str) -> Self {
         self.tls_name = Some(name.into());
@@ -129,7 +130,7 @@ pub(super) fn to_h1<B>(request: &mut Request<B>, authority: Option<&Authority>) 
 
 /// HTTP/2: `:scheme`, `:authority` from the client's authority or `Host`, and no `Host` beside it
 /// (RFC 9113, section 8.3.1).
-pub(super) fn to_h2<B>(request: &mut Request<B>, authority: Option<&Authority>) {
+pub(super) fn to_h2<B>(request: &mut Request<B>, scheme: Scheme, authority: Option<&Authority>) {
     let host = request.headers_mut().remove(HOST);
     let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let authority = authority
@@ -137,7 +138,7 @@ pub(super) fn to_h2<B>(request: &mut Request<B>, authority: Option<&Authority>) 
         .or(host)
         .or_else(|| request.uri().authority().cloned());
     let mut parts = Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.path_and_query = Some(path(request.uri()));
     parts.authority = authority;
     if let Ok(uri) = Uri::from_parts(parts) {
@@ -193,7 +194,7 @@ mod tests {
         request
             .headers_mut()
             .insert(HOST, HeaderValue::from_static("foo"));
-        to_h2(&mut request, None);
+        to_h2(&mut request, Scheme::HTTP, None);
         assert_eq!(request.uri().path(), "*");
         assert_eq!(request.uri().authority().unwrap(), "foo");
         to_h1(&mut request, None);

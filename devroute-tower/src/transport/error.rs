@@ -1,6 +1,6 @@
 //! What can go wrong on the way to a target, and whose fault it is.
 
-use std::{error::Error as StdError, fmt, io, net::SocketAddr};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, net::SocketAddr};
 
 use http::StatusCode;
 
@@ -26,6 +26,8 @@ use crate::BoxError;
 pub struct Error {
     kind: ErrorKind,
     addr: Option<SocketAddr>,
+    /// What this one target did, where that says more than the kind.
+    detail: Option<Cow<'static, str>>,
     source: Option<BoxError>,
 }
 
@@ -49,6 +51,12 @@ pub enum ErrorKind {
     OwnListener,
     /// The target asks for TLS and this transport speaks none.
     TlsUnavailable,
+    /// The target's certificate is not one to trust: its issuer, its name or its time is wrong.
+    TlsCertificate,
+    /// The target broke off the TLS handshake with an alert.
+    TlsAlert,
+    /// The target does not speak TLS, or not for the HTTP version that is to be spoken.
+    TlsProtocol,
     /// The connection ended before the answer began.
     ConnectionClosed,
     /// What came back is not HTTP as it should be.
@@ -64,6 +72,7 @@ impl Error {
         Self {
             kind,
             addr: Some(addr),
+            detail: None,
             source: None,
         }
     }
@@ -75,10 +84,22 @@ impl Error {
         self
     }
 
+    /// Says what this target did, in place of what all of its kind do. It is shown to clients, so
+    /// what comes from the wire is escaped in it.
+    #[cfg_attr(
+        not(feature = "tls"),
+        allow(dead_code, reason = "only TLS has more to say")
+    )]
+    pub(super) fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
     pub(crate) fn without_addr(kind: ErrorKind) -> Self {
         Self {
             kind,
             addr: None,
+            detail: None,
             source: None,
         }
     }
@@ -130,7 +151,12 @@ impl Error {
         } else {
             ErrorKind::ConnectionClosed
         };
-        Self::new(kind, addr).with_source(error)
+        let this = Self::new(kind, addr);
+        #[cfg(feature = "tls")]
+        if let Some(detail) = super::tls::alert_after_handshake(&error) {
+            return this.with_detail(detail).with_source(error);
+        }
+        this.with_source(error)
     }
 }
 
@@ -164,6 +190,9 @@ impl ErrorKind {
             Self::DnsTimeout => "dns_timeout",
             Self::OwnListener => "destination_ip_prohibited",
             Self::TlsUnavailable => "proxy_configuration_error",
+            Self::TlsCertificate => "tls_certificate_error",
+            Self::TlsAlert => "tls_alert_received",
+            Self::TlsProtocol => "tls_protocol_error",
             Self::ConnectionClosed => "connection_terminated",
             Self::Protocol => "http_protocol_error",
             Self::RequestBody => "http_request_error",
@@ -182,6 +211,9 @@ impl ErrorKind {
             Self::DnsTimeout => "dns_timeout",
             Self::OwnListener => "own_listener",
             Self::TlsUnavailable => "tls_unavailable",
+            Self::TlsCertificate => "tls_certificate",
+            Self::TlsAlert => "tls_alert",
+            Self::TlsProtocol => "tls_protocol",
             Self::ConnectionClosed => "connection_closed",
             Self::Protocol => "protocol_error",
             Self::RequestBody => "request_body",
@@ -198,7 +230,10 @@ impl ErrorKind {
             | Self::ConnectFailed
             | Self::DnsFailed
             | Self::DnsTimeout
-            | Self::TlsUnavailable => true,
+            | Self::TlsUnavailable
+            | Self::TlsCertificate
+            | Self::TlsAlert
+            | Self::TlsProtocol => true,
             Self::OwnListener | Self::ConnectionClosed | Self::Protocol | Self::RequestBody => {
                 false
             }
@@ -212,6 +247,9 @@ impl fmt::Display for Error {
             Some(addr) => write!(f, "{addr} ")?,
             None => f.write_str("the target ")?,
         }
+        if let Some(detail) = &self.detail {
+            return f.write_str(detail);
+        }
         f.write_str(match self.kind {
             ErrorKind::ConnectionRefused => "refused the connection",
             ErrorKind::ConnectTimeout => "did not accept the connection in time",
@@ -221,6 +259,9 @@ impl fmt::Display for Error {
             ErrorKind::DnsTimeout => "has a name that was not resolved in time",
             ErrorKind::OwnListener => "is a listener of this process itself",
             ErrorKind::TlsUnavailable => "asks for TLS, which this transport does not speak",
+            ErrorKind::TlsCertificate => "has a certificate that is not trusted here",
+            ErrorKind::TlsAlert => "broke off the TLS handshake",
+            ErrorKind::TlsProtocol => "failed in the TLS handshake",
             ErrorKind::ConnectionClosed => "closed the connection before it answered",
             ErrorKind::Protocol => "answered with something that is not valid HTTP",
             ErrorKind::RequestBody => "did not get the whole request, whose body failed",

@@ -2,7 +2,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -14,22 +13,23 @@ use http::{
 };
 use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::{
     Body, Error, ErrorKind, ResponseBody,
     connect::{Dialled, OpenGuard},
     gate::GateKey,
+    peer::Peer,
     pool::Pool,
     received::{Counted, Received},
+    stream::Stream,
 };
 
 /// An open connection: the half that takes requests and the half that does the work.
 #[derive(Debug)]
 pub(super) struct Connection {
-    addr: SocketAddr,
+    peer: Peer,
     sender: http1::SendRequest<Body>,
-    io: http1::Connection<TokioIo<Counted<TcpStream>>, Body>,
+    io: http1::Connection<TokioIo<Counted<Stream>>, Body>,
     received: Received,
     /// Polling a finished connection again is not allowed.
     finished: bool,
@@ -51,14 +51,14 @@ pub(super) struct Failed {
 const MAX_BEFORE_ANSWER: u64 = 512 * 1024;
 
 impl Connection {
-    pub(super) async fn new(addr: SocketAddr, (io, open): Dialled) -> Result<Box<Self>, Error> {
+    pub(super) async fn new(peer: Peer, (io, open): Dialled) -> Result<Box<Self>, Error> {
         let received = Received::default();
         let io = TokioIo::new(Counted::new(io, received.clone()));
         let (sender, io) = http1::handshake(io)
             .await
-            .map_err(|error| Error::exchange(addr, error))?;
+            .map_err(|error| Error::exchange(peer.addr(), error))?;
         Ok(Box::new(Self {
-            addr,
+            peer,
             sender,
             io,
             received,
@@ -67,8 +67,8 @@ impl Connection {
         }))
     }
 
-    pub(super) fn addr(&self) -> SocketAddr {
-        self.addr
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// Moves bytes in both directions, as far as they go now.
@@ -135,11 +135,11 @@ impl Connection {
             Ok(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
                 return Err(failed(
-                    Error::exchange(self.addr, error.into_error()),
+                    Error::exchange(self.peer.addr(), error.into_error()),
                     unsent,
                 ));
             }
-            Err(kind) => return Err(failed(Error::new(kind, self.addr), None)),
+            Err(kind) => return Err(failed(Error::new(kind, self.peer.addr()), None)),
         };
         let pool = Arc::clone(pool);
         // A body that the target has not asked for is not going to be sent.
@@ -188,12 +188,13 @@ impl Connection {
         request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let Self {
-            addr,
+            peer,
             mut sender,
             io,
             open,
             ..
         } = *self;
+        let addr = peer.addr();
         let task = tokio::spawn(async move {
             let _open = open;
             if let Err(error) = io.with_upgrades().await {

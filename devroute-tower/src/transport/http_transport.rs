@@ -20,6 +20,7 @@ use super::{
     connect::{Connector, OpenConnections},
     destination::{to_h1, to_h2},
     h1,
+    peer::Peer,
     pool::Pool,
 };
 
@@ -74,6 +75,8 @@ impl HttpTransport {
             timeout: CONNECT_TIMEOUT,
             own_listeners: Arc::default(),
             open: OpenConnections::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
         };
         let pool = Arc::new(Pool::new(IDLE_TIMEOUT, MAX_IDLE));
         Self {
@@ -117,16 +120,28 @@ impl HttpTransport {
         self
     }
 
+    /// How `https` is spoken; without it such a request fails
+    /// ([`TlsUnavailable`](ErrorKind::TlsUnavailable)). Starts a pool of its own, since what is open
+    /// was trusted by other rules.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    #[must_use]
+    pub fn tls(mut self, config: super::TlsConfig) -> Self {
+        self.connector.tls = Some(super::tls::Handshaker::new(config));
+        self.pool = Arc::new(Pool::new(self.idle_timeout, self.max_idle));
+        self
+    }
+
     /// How many connections are open now, in use or idle.
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.connector.open.count()
     }
 
-    /// Sends `request` to `addr`, which needs not be in its URI.
-    pub(crate) async fn send(
+    /// Sends `request` to `peer`, which needs not be in its URI.
+    pub(super) async fn send(
         self,
-        addr: SocketAddr,
+        peer: Peer,
         protocol: Protocol,
         authority: Option<http::uri::Authority>,
         mut request: Request<Body>,
@@ -134,21 +149,21 @@ impl HttpTransport {
         match protocol {
             Protocol::Http1 => {
                 to_h1(&mut request, authority.as_ref());
-                self.send_h1(addr, request).await
+                self.send_h1(peer, request).await
             }
             Protocol::Http2 => {
-                to_h2(&mut request, authority.as_ref());
-                self.send_h2(addr, request).await
+                to_h2(&mut request, peer.scheme(), authority.as_ref());
+                self.send_h2(peer, request).await
             }
         }
     }
 
     async fn send_h1(
         self,
-        addr: SocketAddr,
+        peer: Peer,
         mut request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
-        while let Some(connection) = self.pool.take_h1(addr) {
+        while let Some(connection) = self.pool.take_h1(&peer) {
             let copy = repeatable(&request);
             let failed = match connection.exchange(request, &self.pool).await {
                 Ok(response) => return Ok(response),
@@ -166,7 +181,8 @@ impl HttpTransport {
                 (None, _) => return Err(failed.error),
             }
         }
-        let connection = h1::Connection::new(addr, self.connector.dial(addr).await?).await?;
+        let dialled = self.connector.dial(&peer, Protocol::Http1).await?;
+        let connection = h1::Connection::new(peer, dialled).await?;
         connection
             .exchange(request, &self.pool)
             .await
@@ -175,10 +191,11 @@ impl HttpTransport {
 
     async fn send_h2(
         self,
-        addr: SocketAddr,
+        peer: Peer,
         mut request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
-        if let Some(mut sender) = self.pool.take_h2(addr) {
+        let addr = peer.addr();
+        if let Some(mut sender) = self.pool.take_h2(&peer) {
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(ResponseBody::h2)),
                 Err(mut failed) => match failed.take_message() {
@@ -187,7 +204,7 @@ impl HttpTransport {
                 },
             }
         }
-        let (io, open) = self.connector.dial(addr).await?;
+        let (io, open) = self.connector.dial(&peer, Protocol::Http2).await?;
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -202,7 +219,7 @@ impl HttpTransport {
                 tracing::debug!(%addr, %error, "HTTP/2 connection failed");
             }
         });
-        self.pool.put_h2(addr, sender.clone());
+        self.pool.put_h2(peer, sender.clone());
         let sent = sender.send_request(request).await;
         sent.map(|response| response.map(ResponseBody::h2))
             .map_err(|error| Error::exchange(addr, error))
@@ -228,12 +245,13 @@ impl Service<Request<Body>> for HttpTransport {
         let transport = self.clone();
         Box::pin(async move {
             let destination = request.extensions_mut().remove::<Destination>();
-            let addr = address(request.uri())?;
+            let tls_name = destination.as_ref().and_then(Destination::tls_name);
+            let peer = peer(request.uri(), tls_name)?;
             let protocol = destination
                 .as_ref()
                 .map_or_else(|| Protocol::of(request.headers()), Destination::protocol);
             let authority = destination.and_then(|it| it.authority().cloned());
-            transport.send(addr, protocol, authority, request).await
+            transport.send(peer, protocol, authority, request).await
         })
     }
 }
@@ -254,6 +272,22 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     })
 }
 
+/// Who the URI says is to answer.
+#[cfg_attr(
+    not(feature = "tls"),
+    allow(unused_variables, reason = "it is for TLS")
+)]
+fn peer(uri: &Uri, tls_name: Option<&str>) -> Result<Peer, Error> {
+    let addr = address(uri)?;
+    if uri.scheme() != Some(&Scheme::HTTPS) {
+        return Ok(Peer::plain(addr));
+    }
+    #[cfg(feature = "tls")]
+    return super::tls::Name::new(tls_name, addr).map(|name| Peer::tls(addr, name));
+    #[cfg(not(feature = "tls"))]
+    Err(Error::new(ErrorKind::TlsUnavailable, addr))
+}
+
 /// The `IP:port` in the authority; a name here is somebody's mistake, and is not looked up.
 fn address(uri: &Uri) -> Result<SocketAddr, Error> {
     let no_address = || Error::without_addr(ErrorKind::DnsFailed);
@@ -266,16 +300,13 @@ fn address(uri: &Uri) -> Result<SocketAddr, Error> {
     let ip: IpAddr = bare
         .parse()
         .map_err(|error| no_address().with_source(error))?;
-    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-    let port = authority
-        .port_u16()
-        .unwrap_or(if is_tls { 443 } else { 80 });
-    let addr = SocketAddr::new(ip, port);
-    if is_tls {
-        Err(Error::new(ErrorKind::TlsUnavailable, addr))
+    let default_port = if uri.scheme() == Some(&Scheme::HTTPS) {
+        443
     } else {
-        Ok(addr)
-    }
+        80
+    };
+    let port = authority.port_u16().unwrap_or(default_port);
+    Ok(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
@@ -295,6 +326,6 @@ mod tests {
         );
         assert_eq!(ok("http://localhost:80/"), Err(ErrorKind::DnsFailed));
         assert_eq!(ok("/x"), Err(ErrorKind::DnsFailed));
-        assert_eq!(ok("https://10.0.0.1/"), Err(ErrorKind::TlsUnavailable));
+        assert_eq!(ok("https://10.0.0.1/"), Ok("10.0.0.1:443".parse().unwrap()));
     }
 }

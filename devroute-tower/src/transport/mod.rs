@@ -38,12 +38,21 @@ mod error;
 mod gate;
 mod h1;
 mod http_transport;
+mod peer;
 mod pool;
 mod received;
 mod response;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod upstream;
+#[cfg(feature = "tls")]
+mod verify;
 
 pub(crate) use self::destination::is_grpc;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use self::tls::{TlsConfig, TlsConfigError};
 pub use self::{
     body::Body,
     destination::{Destination, Protocol},

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     mem,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -11,12 +10,12 @@ use std::{
 use hyper::client::conn::http2;
 use tokio::runtime::Handle;
 
-use super::{Body, h1};
+use super::{Body, h1, peer::Peer};
 
 /// How often idle connections are looked at for an end that the other side has put to them.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Idle HTTP/1.1 connections, last in first out, and the shared HTTP/2 ones, by address.
+/// Idle HTTP/1.1 connections, last in first out, and the shared HTTP/2 ones, by peer.
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_timeout: Duration,
@@ -26,8 +25,8 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    h1: HashMap<SocketAddr, Vec<Idle>>,
-    h2: HashMap<SocketAddr, Shared>,
+    h1: HashMap<Peer, Vec<Idle>>,
+    h2: HashMap<Peer, Shared>,
     sweeping: bool,
 }
 
@@ -53,10 +52,10 @@ impl Pool {
         }
     }
 
-    /// The connection to `addr` that was used last and is still open.
-    pub(super) fn take_h1(&self, addr: SocketAddr) -> Option<Box<h1::Connection>> {
+    /// The connection to `peer` that was used last and is still open.
+    pub(super) fn take_h1(&self, peer: &Peer) -> Option<Box<h1::Connection>> {
         loop {
-            let mut idle = self.lock().h1.get_mut(&addr)?.pop()?;
+            let mut idle = self.lock().h1.get_mut(peer)?.pop()?;
             // Out of the lock: this reads from the socket when the other side closed it.
             if idle.since.elapsed() < self.idle_timeout && idle.connection.is_usable() {
                 return Some(idle.connection);
@@ -66,9 +65,9 @@ impl Pool {
 
     /// Keeps a connection whose exchange is over.
     pub(super) fn put_h1(self: &Arc<Self>, connection: Box<h1::Connection>) {
-        let addr = connection.addr();
+        let peer = connection.peer().clone();
         let mut state = self.lock();
-        let idle = state.h1.entry(addr).or_default();
+        let idle = state.h1.entry(peer).or_default();
         if idle.len() < self.max_idle {
             idle.push(Idle {
                 connection,
@@ -78,21 +77,21 @@ impl Pool {
         self.sweep_later(state);
     }
 
-    pub(super) fn take_h2(&self, addr: SocketAddr) -> Option<http2::SendRequest<Body>> {
+    pub(super) fn take_h2(&self, peer: &Peer) -> Option<http2::SendRequest<Body>> {
         let mut state = self.lock();
-        let shared = state.h2.get_mut(&addr)?;
+        let shared = state.h2.get_mut(peer)?;
         if shared.sender.is_closed() {
-            state.h2.remove(&addr);
+            state.h2.remove(peer);
             return None;
         }
         shared.last_used = Instant::now();
         Some(shared.sender.clone())
     }
 
-    pub(super) fn put_h2(self: &Arc<Self>, addr: SocketAddr, sender: http2::SendRequest<Body>) {
+    pub(super) fn put_h2(self: &Arc<Self>, peer: Peer, sender: http2::SendRequest<Body>) {
         let last_used = Instant::now();
         let mut state = self.lock();
-        state.h2.insert(addr, Shared { sender, last_used });
+        state.h2.insert(peer, Shared { sender, last_used });
         self.sweep_later(state);
     }
 
@@ -123,9 +122,9 @@ impl Pool {
 
     /// Drops what is closed or too old; `false` when nothing is left to come back for.
     fn sweep(&self) -> bool {
-        let addrs: Vec<_> = self.lock().h1.keys().copied().collect();
-        for addr in addrs {
-            let Some(mut idle) = self.lock().h1.remove(&addr) else {
+        let peers: Vec<_> = self.lock().h1.keys().cloned().collect();
+        for peer in peers {
+            let Some(mut idle) = self.lock().h1.remove(&peer) else {
                 continue;
             };
             idle.retain_mut(|idle| {
@@ -133,7 +132,7 @@ impl Pool {
             });
             if !idle.is_empty() {
                 let mut state = self.lock();
-                let newer = state.h1.entry(addr).or_default();
+                let newer = state.h1.entry(peer).or_default();
                 idle.append(newer);
                 *newer = idle;
             }

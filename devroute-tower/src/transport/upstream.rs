@@ -13,7 +13,7 @@ use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tower_service::Service;
 
-use super::{Body, Error, ErrorKind, HttpTransport, Protocol, ResponseBody};
+use super::{Body, Error, ErrorKind, HttpTransport, Protocol, ResponseBody, peer::Peer};
 use crate::{
     BoxError,
     failure::{Dialect, Failure},
@@ -43,7 +43,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Upstream {
     transport: HttpTransport,
-    addr: SocketAddr,
+    peer: Peer,
     h2c: bool,
 }
 
@@ -65,7 +65,7 @@ impl Upstream {
     pub fn new(transport: HttpTransport, addr: SocketAddr) -> Self {
         Self {
             transport,
-            addr,
+            peer: Peer::plain(addr),
             h2c: false,
         }
     }
@@ -75,6 +75,21 @@ impl Upstream {
     pub fn h2c(mut self, h2c: bool) -> Self {
         self.h2c = h2c;
         self
+    }
+
+    /// Speaks TLS, to whoever has a certificate for `name`, a host name or an address, as the
+    /// [configuration](HttpTransport::tls) of the transport has it. HTTP/2 takes an upstream that
+    /// agrees on it by ALPN.
+    ///
+    /// # Errors
+    ///
+    /// When no certificate can be for `name`.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, name: &str) -> Result<Self, Error> {
+        let addr = self.peer.addr();
+        self.peer = Peer::tls(addr, super::tls::Name::new(Some(name), addr)?);
+        Ok(self)
     }
 }
 
@@ -114,10 +129,11 @@ where
             Protocol::Http2 => forward::authority(&parts),
         };
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-        let (transport, addr) = (self.transport.clone(), self.addr);
+        let (transport, peer) = (self.transport.clone(), self.peer.clone());
+        let addr = peer.addr();
         Box::pin(async move {
             let request = Request::from_parts(parts, body);
-            let sent = transport.send(addr, protocol, authority, request).await;
+            let sent = transport.send(peer, protocol, authority, request).await;
             Ok(
                 match sent.and_then(|response| switched(response, upgrade, addr)) {
                     Ok(response) => response,
