@@ -8,6 +8,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use devroute_tower::OnFailure;
+
 use crate::config::SidecarConfig;
 use crate::process::{Process, ServeError};
 use crate::records::Records;
@@ -64,7 +66,7 @@ impl Sidecar {
             listen = %process.address,
             upstream = %config.upstream,
             via = config.via.map(tracing::field::display),
-            on_failure = ?config.on_failure,
+            fallback = config.on_failure == OnFailure::Fallback,
             admin = process.admin_address.map(tracing::field::display),
             workers = config.process.workers,
             strip = config.reroute.strip,

@@ -20,17 +20,17 @@ pub fn init(config: &LogConfig) {
         LogFormat::Human => false,
         LogFormat::Auto => !terminal,
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    // Without the module that wrote a line: in JSON it would be a second `target` beside the target.
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_target(false);
     let registry = tracing_subscriber::registry().with(config.filter.clone());
     let _ = if json {
-        registry
-            .with(layer.json().flatten_event(true).with_current_span(false))
-            .try_init()
+        let layer = layer.json().flatten_event(true).with_current_span(false);
+        registry.with(layer).try_init()
     } else {
         // The variable that people set to have no colours anywhere (no-color.org).
         let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-        registry
-            .with(layer.with_ansi(colours).with_target(false).compact())
-            .try_init()
+        registry.with(layer.with_ansi(colours).compact()).try_init()
     };
 }

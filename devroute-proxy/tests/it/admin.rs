@@ -151,8 +151,14 @@ async fn reroutes_are_recorded_with_run_target_outcome_and_trace() {
         .send()
         .await;
 
+    sidecar
+        .get("/")
+        .contract(r#"{"foo":"69.1.2.3:1","$id":"run-9"}"#)
+        .send()
+        .await;
+
     let all = sidecar.admin("/reroutes").send().await.json();
-    assert_eq!(all["reroutes"].as_array().unwrap().len(), 2, "{all}");
+    assert_eq!(all["reroutes"].as_array().unwrap().len(), 3, "{all}");
     let one = sidecar.admin("/reroutes?id=run-7").send().await.json();
     let [record] = one["reroutes"].as_array().unwrap().as_slice() else {
         panic!("{one}")
@@ -170,6 +176,8 @@ async fn reroutes_are_recorded_with_run_target_outcome_and_trace() {
         (&"failed".into(), &"connection_refused".into())
     );
     assert_eq!(record["status"], 502);
+    let refused = sidecar.admin("/reroutes?id=run-9").send().await.json();
+    assert_eq!(refused["reroutes"][0]["cause"], "public", "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

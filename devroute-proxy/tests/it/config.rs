@@ -253,3 +253,28 @@ fn an_address_that_is_taken_says_what_to_do() {
         "{output:?}"
     );
 }
+
+#[test]
+fn rule_05_inside_kubernetes_the_api_server_and_the_ports_of_nodes_are_refused() {
+    let explain = |flags: &[&str]| {
+        let contract = r#"{"api":"10.96.0.1:443","kubelet":"10.0.0.1:10250","foo":"10.0.0.1:80"}"#;
+        let explain = Devroute::with(&[&["explain", "--json", contract], flags].concat());
+        let output = explain.env("KUBERNETES_SERVICE_HOST", "10.96.0.1").run();
+        let json: Value = serde_json::from_str(&output.out).unwrap();
+        let entries = json["entries"].as_array().unwrap().clone();
+        entries
+            .iter()
+            .map(|entry| entry["reason"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        explain(&[]),
+        [
+            "kubernetes_api".into(),
+            "kubernetes_port".into(),
+            Value::Null
+        ]
+    );
+    let named = explain(&["--allow", "10.0.0.1:10250"]);
+    assert_eq!(named, ["kubernetes_api".into(), Value::Null, Value::Null]);
+}

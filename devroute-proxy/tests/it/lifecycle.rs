@@ -154,3 +154,20 @@ async fn the_first_log_line_says_what_listens_where() {
     let admin = started["admin"].as_str().unwrap().parse().unwrap();
     assert_eq!(Client::get(admin, "/_readyz").send().await.text, "OK");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reroute_is_one_log_line_with_its_run_and_nothing_twice() {
+    let laptop = Server::says("laptop").await;
+    let line = "router --listen 127.0.0.1:0 --admin off --allow loopback";
+    let mut process = tokio::task::spawn_blocking(|| Devroute::new(line).serve())
+        .await
+        .unwrap();
+    let contract = format!(r#"{{"foo":"{}","$id":"run-7"}}"#, laptop.address);
+    let request = Client::get(process.address, "/").contract(&contract);
+    request.header("x-devroute-matched", "foo").send().await;
+    let log = tokio::task::block_in_place(|| process.log_line());
+    assert_eq!(log["message"], "rerouted");
+    assert_eq!(log["id"], "run-7");
+    assert_eq!(log["target"], laptop.address.to_string());
+    assert_eq!(log["status"], 200);
+}
