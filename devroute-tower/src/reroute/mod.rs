@@ -160,7 +160,8 @@ pub(crate) fn refused<ResBody>(
         kind: OutcomeKind::Refused,
         service: error.service().cloned(),
         target: error.target().cloned(),
-        contract: None,
+        // Refused for what it asks, a well-formed contract still says whose test run it was.
+        contract: carrier::read(headers).ok().flatten(),
         cause: None,
     };
     let failure = Failure::of_decision(error, settings.reveal_addresses);
