@@ -42,7 +42,7 @@ fn write(page: &mut String, admin: &Admin) -> fmt::Result {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>devroute: {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <h1>devroute <small>{version}</small></h1>\n\
-         <p>{title} <span class=\"{class}\">{state}</span> &middot; {open} open connections</p>\n\
+         <p>{title} &middot; <span class=\"{class}\">{state}</span> &middot; open connections: {open}</p>\n\
          {LINKS}"
     )?;
 
@@ -54,7 +54,7 @@ fn write(page: &mut String, admin: &Admin) -> fmt::Result {
         page.push_str(
             "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">Time (UTC)</th>\
              <th scope=\"col\">Run</th><th scope=\"col\">Service</th><th scope=\"col\">Target</th>\
-             <th scope=\"col\">Outcome</th><th scope=\"col\">Status</th><th scope=\"col\">ms</th>\
+             <th scope=\"col\">Outcome</th><th scope=\"col\">Status</th><th scope=\"col\" class=\"number\">ms</th>\
              <th scope=\"col\">Trace</th></tr></thead>\n<tbody>\n",
         );
         for record in records.iter().take(SHOWN) {
@@ -125,13 +125,13 @@ const STYLE: &str = "\
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#a3adb8;--line:#343b44;--page:#14181d;\
 --good:#6bd69a;--warn:#f0b45c;--bad:#ff8f86;--link:#8ab4f8}}\
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}\
-main{max-width:72rem;margin:0 auto;padding:2rem 1.25rem}\
+main{max-width:80rem;margin:0 auto;padding:2rem 1.25rem}\
 h1{font-size:1.6rem;margin:0}h1 small,.empty{color:var(--soft);font-weight:400}\
 h1 small{font-size:1rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}\
-ul{padding:0;list-style:none}li{margin:.25rem 0}a{color:var(--link);margin-right:.5rem}\
+ul{padding:0;list-style:none}li{margin:.25rem 0}a{color:var(--link);display:inline-block;min-width:6.5rem}\
 code,td{font-family:ui-monospace,monospace;font-size:.875rem}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line);white-space:nowrap}\
 th{color:var(--soft);font-weight:600;font-size:.8rem}\
-.number{font-variant-numeric:tabular-nums}\
+.number{text-align:right;font-variant-numeric:tabular-nums}\
 .good{color:var(--good)}.warn{color:var(--warn)}.bad{color:var(--bad)}";

@@ -1,12 +1,17 @@
 //! A process drains: what is in flight finishes, what is new is refused.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use http::StatusCode;
+use devroute_proxy::config::Bind;
+use devroute_proxy::metrics::Metrics;
+use devroute_proxy::{server, shutdown};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Devroute, PATIENCE, Server, sidecar, until, until_refused};
+use crate::support::{ANY, Client, Devroute, PATIENCE, Server, sidecar, until, until_refused};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_finishes_and_new_connections_are_refused() {
@@ -69,26 +74,35 @@ async fn an_idle_connection_does_not_hold_the_drain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_spread_over_the_workers() {
-    let baseline = Server::holding("baseline").await;
-    let workers = 3.try_into().unwrap();
-    let sidecar = sidecar(baseline.address, |config| config.process.workers = workers).await;
-    let requests: Vec<_> = (0..6)
-        .map(|_| tokio::spawn(sidecar.get("/").send()))
-        .collect();
-    for _ in 0..6 {
-        baseline.arrived().await;
-    }
-    baseline.release();
-    for request in requests {
-        assert_eq!(request.await.unwrap().text, "baseline");
-    }
-    assert_eq!(
-        sidecar
-            .sample(r#"devroute_requests_total{decision="none"}"#)
-            .await,
-        6.0
+async fn connections_go_to_each_worker_in_turn() {
+    let listener = server::bind(Bind::Address(ANY)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut options = server::Options::default();
+    options.workers = 3.try_into().unwrap();
+    let (trigger, signal) = shutdown::channel();
+    let serving = server::serve(
+        listener,
+        options,
+        Metrics::new("test", 3),
+        signal,
+        |_worker| {
+            |_client| {
+                tower::service_fn(|_: Request<Incoming>| async {
+                    let name = std::thread::current().name().unwrap_or_default().to_owned();
+                    Ok::<_, Infallible>(Response::new(name))
+                })
+            }
+        },
     );
+    let serving = tokio::spawn(serving);
+    let mut workers = Vec::new();
+    for _ in 0..6 {
+        workers.push(Client::get(address, "/").send().await.text);
+    }
+    let once = ["worker-0", "worker-1", "worker-2"];
+    assert_eq!(workers, [once, once].concat());
+    trigger.shut_down();
+    assert_eq!(serving.await.unwrap().unwrap().abandoned, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
