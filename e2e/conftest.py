@@ -1,0 +1,91 @@
+"""Fixtures: ways to a peer, raw servers, and everything stopped again, by its own handle."""
+
+import contextlib
+import pathlib
+import shutil
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from support import ways  # noqa: E402
+from support.process import BINARY, EXAMPLE  # noqa: E402
+from support.wire import Server  # noqa: E402
+
+#: The work directory, which no commit sees.
+WORK = pathlib.Path(__file__).parent.parent / "target" / "e2e"
+
+
+def pytest_sessionstart():
+    for binary in (BINARY, EXAMPLE):
+        if not shutil.which(binary):
+            pytest.exit(f"{binary} is not there: run e2e/run, or cargo build", 4)
+
+
+@pytest.fixture
+def started():
+    """What a test has started, ended in the reverse order of its start."""
+    started = []
+    yield started
+    with contextlib.ExitStack() as stack:
+        for process in started:
+            stack.callback(process.stop)
+
+
+@pytest.fixture
+def serve(started):
+    """Starts a raw server with this handler."""
+
+    def serve(handler):
+        server = Server(handler)
+        started.append(server)
+        return server
+
+    return serve
+
+
+@pytest.fixture
+def way_of(started):
+    """Makes a way of a kind to a peer, and checks at the end that it alone was reached."""
+    made = []
+
+    def way_of(kind, peer, **options):
+        made.append(ways.make(kind, peer, started, **options))
+        return made[-1]
+
+    yield way_of
+    for way in made:
+        reached = way.decoy.connections if way.decoy else []
+        assert not reached, "a rerouted request reached the baseline"
+
+
+@pytest.fixture(params=ways.ALL)
+def way(request, way_of):
+    """Makes a way to a peer; the test runs once for each kind of way."""
+    return lambda peer, **options: way_of(request.param, peer, **options)
+
+
+@pytest.fixture(params=ways.REROUTES)
+def rerouted_way(request, way_of):
+    """Makes a way to a peer that the contract names; once for each kind."""
+    return lambda peer, **options: way_of(request.param, peer, **options)
+
+
+@pytest.fixture
+def tool():
+    """The path of a system tool; without it the test is skipped, and says so."""
+
+    def tool(name, why):
+        path = shutil.which(name)
+        if not path:
+            pytest.skip(f"{name} is not installed: {why} is not tested")
+        return path
+
+    return tool
+
+
+@pytest.fixture(scope="session")
+def work():
+    WORK.mkdir(parents=True, exist_ok=True)
+    return WORK
