@@ -333,6 +333,10 @@ fn certificate_detail(wrong: &CertificateError, name: &ServerName<'_>) -> String
         CertificateError::UnknownIssuer => {
             "has a certificate from an issuer that is not trusted here".to_owned()
         }
+        CertificateError::BadSignature => {
+            "has a certificate that its issuer has signed with another key than the one trusted here"
+                .to_owned()
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "has a certificate that has expired".to_owned()
         }

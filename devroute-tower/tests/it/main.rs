@@ -25,5 +25,9 @@ mod scope;
 mod servers;
 mod stress;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_support;
 mod tonic_client;
 mod transport;

@@ -262,9 +262,18 @@ async fn a_proxy_never_reaches_itself_by_another_address_of_the_host() {
 }
 
 #[tokio::test]
-async fn https_targets_say_that_there_is_no_tls() {
-    let addr = serve(echo("baseline").layer(layer())).await;
-    let answer = get(addr, &contract("foo", "https://127.0.0.1:1")).await;
+async fn tls_is_not_spoken_unless_it_is_configured_and_nothing_is_dialled() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let addr = serve(axum::Router::new().layer(layer())).await;
+    let answer = get(addr, &contract("foo", format!("https://{target}"))).await;
     assert_eq!(answer.status, 502);
     assert_eq!(answer.problem()["cause"], "tls_unavailable");
+    assert!(
+        answer
+            .field("proxy-status")
+            .contains("error=proxy_configuration_error")
+    );
+    let nobody_came = tokio::time::timeout(std::time::Duration::from_millis(50), listener.accept());
+    assert!(nobody_came.await.is_err());
 }
