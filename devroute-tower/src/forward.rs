@@ -6,9 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+        ALLOW, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, MAX_FORWARDS, TE,
+        TRANSFER_ENCODING, UPGRADE, VIA,
     },
     request, response,
     uri::Authority,
@@ -129,6 +130,31 @@ fn upgrade_asked_for(parts: &request::Parts) -> Option<HeaderValue> {
         && has_token(&parts.headers, &CONNECTION, "upgrade")
         && !has_token(&parts.headers, &UPGRADE, "h2c");
     asked.then(|| protocol.clone())
+}
+
+/// Counts down `Max-Forwards` of an OPTIONS or TRACE request (RFC 9110, section 7.6.2). Where it has
+/// come to its end, this is the last recipient, whose answer is here.
+pub(crate) fn last_recipient(parts: &mut request::Parts) -> Option<(StatusCode, HeaderMap)> {
+    if parts.method != Method::OPTIONS && parts.method != Method::TRACE {
+        return None;
+    }
+    let value = parts.headers.get(MAX_FORWARDS)?.to_str().ok()?;
+    // More than we can count is more than there are proxies; what is no number says nothing.
+    match value.parse::<u32>().ok()?.checked_sub(1) {
+        Some(left) => {
+            parts.headers.insert(MAX_FORWARDS, HeaderValue::from(left));
+            None
+        }
+        None => {
+            let allow = (ALLOW, HeaderValue::from_static("OPTIONS"));
+            let status = match parts.method {
+                Method::OPTIONS => StatusCode::NO_CONTENT,
+                // A proxy in front of somebody's service repeats no request to whoever asks.
+                _ => StatusCode::METHOD_NOT_ALLOWED,
+            };
+            Some((status, HeaderMap::from_iter([allow])))
+        }
+    }
 }
 
 /// The authority that the client asked for: that of the URI, else `Host`.

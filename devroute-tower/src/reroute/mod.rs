@@ -208,6 +208,13 @@ where
         return Attempt::Failed(Failure::of_connect(), outcome(OutcomeKind::Refused, None));
     }
     let (mut parts, body) = request.into_parts();
+    if let Some((status, headers)) = forward::last_recipient(&mut parts) {
+        let mut response = Response::new(transport::ResponseBody::empty());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        let outcome = outcome(OutcomeKind::Refused, Some("max_forwards"));
+        return Attempt::Answered(response, outcome);
+    }
 
     let addr = match address(settings, &target, permit).await {
         Ok(addr) => addr,

@@ -115,6 +115,12 @@ where
             let refused = Failure::of_connect().into_response::<ResponseBody>(dialect, true, None);
             return Box::pin(ready(Ok(refused.map(ResponseBody::new))));
         }
+        if let Some((status, headers)) = forward::last_recipient(&mut parts) {
+            let mut response = Response::new(ResponseBody::empty());
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            return Box::pin(ready(Ok(response)));
+        }
         let protocol = if self.h2c {
             Protocol::Http2
         } else {

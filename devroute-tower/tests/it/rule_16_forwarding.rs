@@ -229,3 +229,37 @@ async fn connect_is_refused_and_reaches_nobody() {
     }
     assert!(futures_util::FutureExt::now_or_never(listener.accept()).is_none());
 }
+
+#[tokio::test]
+async fn max_forwards_is_counted_down_and_ends_here_at_zero() {
+    let target = serve(echo("target")).await;
+    let addr = sidecar(target).await;
+    for sent in ["{}".to_owned(), contract("foo", target)] {
+        let ask = |method: &'static str, max_forwards: &'static str| {
+            let request = Request::builder()
+                .method(method)
+                .uri(format!("http://{addr}/"))
+                .header("x-devroute", sent.as_str())
+                .header("max-forwards", max_forwards)
+                .body(Body::empty())
+                .unwrap();
+            async move { send(&client(), request).await }
+        };
+        assert_eq!(ask("OPTIONS", "5").await.field("echo-max-forwards"), "4");
+        // It says nothing about other methods, and a word is no number.
+        assert_eq!(ask("GET", "0").await.field("echo-max-forwards"), "0");
+        assert_eq!(
+            ask("OPTIONS", "few").await.field("echo-max-forwards"),
+            "few"
+        );
+        for (method, status) in [("OPTIONS", 204), ("TRACE", 405)] {
+            let answer = ask(method, "0").await;
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (status, ""),
+                "{method}"
+            );
+            assert_eq!(answer.field("allow"), "OPTIONS");
+        }
+    }
+}
