@@ -10,6 +10,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tower_service::Service;
 
 use super::BoxError;
@@ -32,6 +33,8 @@ const MAX_STREAMS: u32 = 256;
 pub(crate) struct Connections {
     builder: auto::Builder<TokioExecutor>,
     graceful: GracefulShutdown,
+    /// Every stream holds a receiver: tunnels, too, which are no connections of HTTP any more.
+    streams: watch::Sender<()>,
 }
 
 impl Connections {
@@ -50,6 +53,7 @@ impl Connections {
         Self {
             builder,
             graceful: GracefulShutdown::new(),
+            streams: watch::Sender::new(()),
         }
     }
 
@@ -63,7 +67,8 @@ impl Connections {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let io = TokioIo::new(Preface::new(stream, PREFACE_TIMEOUT));
+        let guard = (open, self.streams.subscribe());
+        let io = TokioIo::new(Preface::new(stream, PREFACE_TIMEOUT, guard));
         let connection = self
             .builder
             .serve_connection_with_upgrades(io, TowerToHyperService::new(service))
@@ -74,14 +79,18 @@ impl Connections {
             if let Err(error) = connection.await {
                 tracing::debug!(error = &*error, "connection ended early");
             }
-            drop(open);
         });
     }
 
-    /// Lets requests in flight finish, for so long; whether all of them did.
+    /// Lets requests in flight and tunnels finish, for so long; whether all of them did.
     pub(crate) async fn drain(self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.graceful.shutdown())
-            .await
-            .is_ok()
+        let Self {
+            graceful, streams, ..
+        } = self;
+        let drained = async {
+            graceful.shutdown().await;
+            streams.closed().await;
+        };
+        tokio::time::timeout(timeout, drained).await.is_ok()
     }
 }

@@ -4,6 +4,9 @@
 //! connections spread over the cores. A worker is a thread with a single-threaded runtime and
 //! whatever its service builds there, such as a pool of connections; nothing moves between workers.
 //!
+//! A drain lets requests in flight finish, and tunnels (WebSocket), which only their peers can end;
+//! what is left when the time is over is cut.
+//!
 //! A client that says nothing is cut off: before its first byte, within the preface of HTTP/2,
 //! within a head. A request in progress never is, because whoever answers it may sit at a
 //! breakpoint. Refused: heads of more than 64 KiB, more than 256 concurrent streams a connection.

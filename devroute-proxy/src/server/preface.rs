@@ -16,10 +16,13 @@ use tokio::time::Sleep;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream whose reads fail when its version is not known in time.
+///
+/// It holds a guard as long as it lives, which is longer than HTTP does where it becomes a tunnel.
 #[derive(Debug)]
-pub(crate) struct Preface<I> {
+pub(crate) struct Preface<I, G> {
     io: I,
     state: Option<State>,
+    _guard: G,
 }
 
 /// Until the version is known.
@@ -30,8 +33,8 @@ struct State {
     matched: usize,
 }
 
-impl<I> Preface<I> {
-    pub(crate) fn new(io: I, timeout: Duration) -> Self {
+impl<I, G> Preface<I, G> {
+    pub(crate) fn new(io: I, timeout: Duration, guard: G) -> Self {
         let deadline = Box::pin(tokio::time::sleep(timeout));
         Self {
             io,
@@ -39,6 +42,7 @@ impl<I> Preface<I> {
                 deadline,
                 matched: 0,
             }),
+            _guard: guard,
         }
     }
 }
@@ -52,7 +56,7 @@ impl State {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Preface<I> {
+impl<I: AsyncRead + Unpin, G: Unpin> AsyncRead for Preface<I, G> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -78,7 +82,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Preface<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Preface<I> {
+impl<I: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Preface<I, G> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -119,7 +123,7 @@ mod tests {
     async fn read(sent: &[u8]) -> io::Result<usize> {
         let (mut client, server) = tokio::io::duplex(64);
         client.write_all(sent).await.unwrap();
-        let mut server = Preface::new(server, TIMEOUT);
+        let mut server = Preface::new(server, TIMEOUT, ());
         let mut buf = [0; 64];
         let mut read = 0;
         while server.state.is_some() {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{ANY, PATIENCE, Proxy, Server, sidecar};
+use crate::support::{ANY, PATIENCE, Proxy, Server, sidecar, until_refused};
 
 /// A sidecar, and the request head that goes through it to the peer at `address`.
 async fn ways(address: SocketAddr) -> [(Proxy, String); 2] {
@@ -91,12 +91,21 @@ async fn rule_17_an_upgrade_becomes_a_tunnel() {
         read_until(&mut peer, "ping").await;
         peer.write_all(b"\x00pong").await.unwrap();
         read_until(&mut client, "pong").await;
+        // A tunnel is an open connection, which a drain lets its peers end.
+        let open = r#"devroute_open_connections{listener="proxy"}"#;
+        assert_eq!(proxy.sample(open).await, 1.0);
+        proxy.shut_down();
+        until_refused(proxy.address).await;
+        client.write_all(b"\x00still there").await.unwrap();
+        read_until(&mut peer, "still there").await;
         drop(client);
         assert_eq!(
             peer.read(&mut [0; 8]).await.unwrap(),
             0,
-            "the end passes through as well"
+            "the end passes through"
         );
+        drop(peer);
+        assert_eq!(proxy.drained().await.abandoned, 0);
     }
 }
 
