@@ -193,7 +193,14 @@ impl Failure {
             cause: kind.as_str(),
             proxy_status: kind.proxy_status(),
             detail: format!("The service itself does not answer: {error}."),
-            help: "This is not about a contract: see whether the service is up.".into(),
+            help: match kind {
+                ErrorKind::TlsCertificate => {
+                    "This is not about a contract: trust the issuer of the service's certificate \
+                     (--upstream-ca FILE), or say what name it is for (--upstream-name NAME)."
+                }
+                _ => "This is not about a contract: see whether the service is up.",
+            }
+            .into(),
             service: None,
             target: None,
         }

@@ -59,5 +59,5 @@ pub use self::{
     error::{Error, ErrorKind},
     http_transport::{HttpTransport, ResponseFuture},
     response::ResponseBody,
-    upstream::{Upstream, UpstreamFailure},
+    upstream::{Upstream, UpstreamAddr, UpstreamFailure},
 };

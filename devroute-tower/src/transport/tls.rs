@@ -42,6 +42,7 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 /// let transport = HttpTransport::new().tls(tls);
 /// # Ok(transport)
 /// # }
+/// assert!(TlsConfig::empty()?.trusts_nobody());
 /// let error = TlsConfig::empty()?.ca_pem(b"no certificate").unwrap_err();
 /// assert_eq!(error.to_string(), "there is no certificate in it: PEM is expected");
 /// # Ok::<(), devroute_tower::transport::TlsConfigError>(())
@@ -134,6 +135,12 @@ impl TlsConfig {
             ));
         }
         Ok(self)
+    }
+
+    /// Whether every certificate is refused, because nobody is trusted.
+    #[must_use]
+    pub fn trusts_nobody(&self) -> bool {
+        self.roots.is_empty() && !self.accept_any
     }
 
     /// Takes any certificate for any name: whoever answers at the address is believed.

@@ -5,6 +5,7 @@ use std::{
     future::{Future, ready},
     net::SocketAddr,
     pin::Pin,
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
 };
 
@@ -43,8 +44,51 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Upstream {
     transport: HttpTransport,
-    peer: Peer,
+    at: At,
+    #[cfg(feature = "tls")]
+    name: Option<super::tls::Name>,
     h2c: bool,
+}
+
+/// Where an upstream is that may move while it is used, such as one that is known by name.
+///
+/// Clones share the address; whoever looks it up [sets](Self::set) it, and the next request of
+/// every [`Upstream`] that [follows](Upstream::follow) goes there.
+///
+/// ```
+/// use devroute_tower::transport::UpstreamAddr;
+///
+/// let addr = UpstreamAddr::new("10.0.0.1:443".parse()?);
+/// addr.clone().set("10.0.0.2:443".parse()?);
+/// assert_eq!(addr.get().to_string(), "10.0.0.2:443");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct UpstreamAddr(Arc<RwLock<SocketAddr>>);
+
+impl UpstreamAddr {
+    /// An address to begin with.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Self {
+        Self(Arc::new(RwLock::new(addr)))
+    }
+
+    /// Where it is now.
+    #[must_use]
+    pub fn get(&self) -> SocketAddr {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has moved. Requests that are on their way stay on theirs.
+    pub fn set(&self, addr: SocketAddr) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addr;
+    }
+}
+
+#[derive(Clone, Debug)]
+enum At {
+    Fixed(SocketAddr),
+    Moving(UpstreamAddr),
 }
 
 /// Why an [`Upstream`] answered itself; in the extensions of that answer.
@@ -65,7 +109,9 @@ impl Upstream {
     pub fn new(transport: HttpTransport, addr: SocketAddr) -> Self {
         Self {
             transport,
-            peer: Peer::plain(addr),
+            at: At::Fixed(addr),
+            #[cfg(feature = "tls")]
+            name: None,
             h2c: false,
         }
     }
@@ -87,9 +133,30 @@ impl Upstream {
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(mut self, name: &str) -> Result<Self, Error> {
-        let addr = self.peer.addr();
-        self.peer = Peer::tls(addr, super::tls::Name::new(Some(name), addr)?);
+        self.name = Some(super::tls::Name::new(Some(name), self.addr())?);
         Ok(self)
+    }
+
+    /// Forwards to wherever `addr` says by then, in place of the address it was made with.
+    #[must_use]
+    pub fn follow(mut self, addr: UpstreamAddr) -> Self {
+        self.at = At::Moving(addr);
+        self
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match &self.at {
+            At::Fixed(addr) => *addr,
+            At::Moving(addr) => addr.get(),
+        }
+    }
+
+    fn peer(&self) -> Peer {
+        #[cfg(feature = "tls")]
+        if let Some(name) = &self.name {
+            return Peer::tls(self.addr(), name.clone());
+        }
+        Peer::plain(self.addr())
     }
 }
 
@@ -135,7 +202,7 @@ where
             Protocol::Http2 => forward::authority(&parts),
         };
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-        let (transport, peer) = (self.transport.clone(), self.peer.clone());
+        let (transport, peer) = (self.transport.clone(), self.peer());
         let addr = peer.addr();
         Box::pin(async move {
             let request = Request::from_parts(parts, body);

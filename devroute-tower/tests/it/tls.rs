@@ -6,7 +6,8 @@ use axum::{Router, body::Body as AxumBody, extract::Request as AxumRequest};
 use devroute_tower::{
     DevRouteLayer, OnFailure,
     transport::{
-        Body, Destination, ErrorKind, HttpTransport, Protocol, TlsConfig, Upstream, UpstreamFailure,
+        Body, Destination, ErrorKind, HttpTransport, Protocol, TlsConfig, Upstream, UpstreamAddr,
+        UpstreamFailure,
     },
 };
 use http::Request;
@@ -576,4 +577,22 @@ async fn a_server_of_openssl_is_understood() {
     assert!(answer.body.contains("Cipher"), "{answer:?}");
     let answer = sent_by(Authority::new().trusted()).await;
     assert_certificate_error(&answer, "not trusted here");
+}
+
+#[tokio::test]
+async fn an_upstream_can_move() {
+    let authority = Authority::new();
+    let server = |name| {
+        let config = authority.issue(&["foo.test"]).server_config(&[]);
+        serve_tls(config, echo(name))
+    };
+    let (first, _) = server("first").await;
+    let (second, _) = server("second").await;
+    let addr = UpstreamAddr::new(first);
+    let transport = HttpTransport::new().tls(authority.trusted());
+    let upstream = Upstream::new(transport, first).tls("foo.test").unwrap();
+    let sidecar = serve_hyper(layer().layer(upstream.follow(addr.clone()))).await;
+    assert_eq!(get(sidecar, "").await.body, "first GET /path?q=1 ");
+    addr.set(second);
+    assert_eq!(get(sidecar, "").await.body, "second GET /path?q=1 ");
 }
