@@ -151,6 +151,10 @@ impl Story {
             ..
         } = self;
         let contract = &world.contract;
+        // As it was called: with `cargo run` there is no `devroute` to be found.
+        let program = std::env::args()
+            .next()
+            .unwrap_or_else(|| "devroute".to_owned());
         let (b, pid) = (world.b, world.laptop.pid);
         let then = match self.on_failure {
             OnFailure::Fallback => "then the second line again: the cluster's B answers instead",
@@ -162,7 +166,7 @@ impl Story {
              kill the laptop, {then}\n      kill {pid}\n  \
              what B's sidecar has rerouted, and its page\n      {}\n      http://{}/\n  \
              its counters\n      curl http://{}/metrics\n  \
-             what the contract means\n      devroute explain --allow loopback '{contract}'\n",
+             what the contract means\n      {program} explain --allow loopback '{contract}'\n",
             reroutes(&b),
             b.admin,
             b.admin,
