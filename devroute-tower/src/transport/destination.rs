@@ -1,5 +1,7 @@
 //! Where a request goes, apart from what it says.
 
+use std::net::SocketAddr;
+
 use http::{
     HeaderMap, HeaderValue, Request, Version,
     header::{CONTENT_TYPE, HOST},
@@ -109,16 +111,20 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     }
 }
 
-/// HTTP/1.1: origin-form and a `Host` (RFC 9112, section 3.2).
-pub(super) fn to_h1<B>(request: &mut Request<B>, authority: Option<&Authority>) {
-    if request.uri().scheme().is_some() || request.uri().authority().is_some() {
-        let authority = authority.or_else(|| request.uri().authority());
-        if !request.headers().contains_key(HOST) {
-            let host = authority.and_then(|it| HeaderValue::from_str(it.as_str()).ok());
-            if let Some(host) = host {
-                request.headers_mut().insert(HOST, host);
-            }
+/// HTTP/1.1: origin-form and a `Host` (RFC 9112, section 3.2). A request that came without one, as
+/// HTTP/1.0 allows, gets the address it is sent to.
+pub(super) fn to_h1<B>(request: &mut Request<B>, addr: SocketAddr, authority: Option<&Authority>) {
+    let authority = authority.or_else(|| request.uri().authority());
+    if !request.headers().contains_key(HOST) {
+        let host = match authority {
+            Some(authority) => HeaderValue::from_str(authority.as_str()),
+            None => HeaderValue::try_from(addr.to_string()),
+        };
+        if let Ok(host) = host {
+            request.headers_mut().insert(HOST, host);
         }
+    }
+    if request.uri().scheme().is_some() || request.uri().authority().is_some() {
         let mut parts = Parts::default();
         parts.path_and_query = Some(path(request.uri()));
         if let Ok(uri) = Uri::from_parts(parts) {
@@ -157,6 +163,9 @@ fn path(uri: &Uri) -> PathAndQuery {
 mod tests {
     use super::*;
 
+    const ADDR: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80);
+
     #[test]
     fn grpc_is_told_from_what_looks_like_it() {
         for (value, expected) in [
@@ -182,7 +191,7 @@ mod tests {
         request
             .headers_mut()
             .insert(HOST, HeaderValue::from_static("foo"));
-        to_h1(&mut request, None);
+        to_h1(&mut request, ADDR, None);
         assert_eq!(request.uri(), "/a%2Fb?c=d");
         assert_eq!(request.headers()[HOST], "foo");
     }
@@ -197,7 +206,7 @@ mod tests {
         to_h2(&mut request, Scheme::HTTP, None);
         assert_eq!(request.uri().path(), "*");
         assert_eq!(request.uri().authority().unwrap(), "foo");
-        to_h1(&mut request, None);
+        to_h1(&mut request, ADDR, None);
         assert_eq!(request.uri(), "*");
         assert_eq!(request.headers()[HOST], "foo");
     }

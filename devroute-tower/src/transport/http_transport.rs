@@ -148,7 +148,7 @@ impl HttpTransport {
     ) -> Result<Response<ResponseBody>, Error> {
         match protocol {
             Protocol::Http1 => {
-                to_h1(&mut request, authority.as_ref());
+                to_h1(&mut request, peer.addr(), authority.as_ref());
                 self.send_h1(peer, request).await
             }
             Protocol::Http2 => {

@@ -263,3 +263,21 @@ async fn max_forwards_is_counted_down_and_ends_here_at_zero() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_request_of_http_1_0_without_a_host_leaves_with_one() {
+    let target = serve(echo("target")).await;
+    let addr = sidecar(target).await;
+    for sent in ["{}".to_owned(), contract("foo", target)] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!("GET /old HTTP/1.0\r\nx-devroute: {sent}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.contains(&format!("echo-host: {target}\r\n")),
+            "{answer}"
+        );
+        assert!(answer.ends_with("target GET /old "), "{answer}");
+    }
+}
