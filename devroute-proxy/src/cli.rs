@@ -84,6 +84,8 @@ pub struct RouterArgs {
     )]
     pub on_failure: Option<String>,
     #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
     pub reroute: RerouteArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -107,7 +109,8 @@ pub struct SidecarArgs {
         help_heading = "Traffic"
     )]
     pub listen: Option<String>,
-    /// The service's own instance: http://ADDR for HTTP/1.1, h2c://ADDR for HTTP/2 (required)
+    /// The service's own instance: http://ADDR for HTTP/1.1, h2c://ADDR for HTTP/2,
+    /// https://HOST[:PORT] for TLS (required)
     #[arg(
         long,
         env = "DEVROUTE_UPSTREAM",
@@ -139,6 +142,25 @@ pub struct SidecarArgs {
         help_heading = "Traffic"
     )]
     pub on_failure: Option<String>,
+    /// Also trust the authorities in this PEM file for an https:// upstream
+    #[arg(
+        long,
+        env = "DEVROUTE_UPSTREAM_CA",
+        value_name = "FILE",
+        value_delimiter = ',',
+        help_heading = "TLS"
+    )]
+    pub upstream_ca: Vec<String>,
+    /// The name that the certificate of an https:// upstream is for [default: its host]
+    #[arg(
+        long,
+        env = "DEVROUTE_UPSTREAM_NAME",
+        value_name = "NAME",
+        help_heading = "TLS"
+    )]
+    pub upstream_name: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub reroute: RerouteArgs,
     #[command(flatten)]
@@ -251,6 +273,45 @@ pub struct RerouteArgs {
         default_missing_value = "true"
     )]
     pub strip: Option<String>,
+}
+
+/// What is encrypted, and who is believed.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "TLS")]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "a field is a setting; its help text is its documentation"
+)]
+pub struct TlsArgs {
+    /// Speak TLS to clients, with the certificate chain in this PEM file
+    #[arg(long, env = "DEVROUTE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// The private key of --tls-cert, in PEM
+    #[arg(long, env = "DEVROUTE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// How often to look whether --tls-cert or --tls-key has changed [default: 10s]
+    #[arg(long, env = "DEVROUTE_TLS_RELOAD", value_name = "TIME")]
+    pub tls_reload: Option<String>,
+    /// Also trust the authorities in this PEM file for https:// targets
+    #[arg(
+        long,
+        env = "DEVROUTE_TARGET_CA",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
+    pub target_ca: Vec<String>,
+    /// Take any certificate of an https:// target: whoever answers at the address is believed
+    /// [default: false]
+    #[arg(
+        long,
+        env = "DEVROUTE_TARGET_INSECURE",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub target_insecure: Option<String>,
 }
 
 /// Which targets are allowed.

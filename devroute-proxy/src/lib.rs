@@ -46,6 +46,7 @@ mod observe;
 pub mod print;
 mod process;
 pub mod records;
+mod resolve;
 pub mod router;
 pub mod run;
 pub mod server;

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use devroute_tower::ClientInfo;
 use devroute_tower::core::TargetPolicy;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -14,7 +15,7 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 use crate::admin::Admin;
-use crate::config::{Bind, ProcessConfig};
+use crate::config::{Bind, ProcessConfig, RerouteConfig};
 use crate::machine;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::records::Records;
@@ -106,6 +107,19 @@ impl Process {
         }
     }
 
+    /// Says what an operator should know about the TLS to targets before one asks why it fails.
+    pub(crate) fn announce(&self, reroute: &RerouteConfig) {
+        match &reroute.tls {
+            Some(tls) if tls.accepts_any() => {
+                tracing::warn!("certificates of targets are not looked at (target-insecure)");
+            }
+            Some(tls) if tls.trusts_nobody() => tracing::info!(
+                "this machine names no certificate authority: https:// targets need target-ca"
+            ),
+            _ => {}
+        }
+    }
+
     /// Serves until `signal`, drains, and says what was left.
     ///
     /// # Errors
@@ -119,7 +133,7 @@ impl Process {
     ) -> Result<Drained, ServeError>
     where
         M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
-        C: Fn(SocketAddr) -> S + 'static,
+        C: Fn(ClientInfo) -> S + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -142,11 +156,17 @@ impl Process {
         let ProcessConfig {
             workers,
             drain_timeout,
+            tls,
             ..
         } = self.config;
+        if let Some(tls) = &tls {
+            let certificates = tls.certificates.clone();
+            tokio::spawn(certificates.watch(tls.reload, signal.clone()));
+        }
         let options = Options {
             workers,
             drain_timeout,
+            tls: tls.map(|tls| tls.certificates),
         };
         let drained = server::serve(self.listener, options, self.metrics, signal, make)
             .await
@@ -173,7 +193,7 @@ pub struct ServeError {
 }
 
 impl ServeError {
-    fn new(what: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn new(what: impl Into<String>, source: io::Error) -> Self {
         Self {
             what: what.into(),
             source,

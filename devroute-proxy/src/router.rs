@@ -70,8 +70,10 @@ impl Router {
             admin = process.admin_address.map(tracing::field::display),
             workers = config.process.workers,
             strip = config.reroute.strip,
+            tls = config.process.tls.is_some(),
             "router listens"
         );
+        process.announce(&config.reroute);
         let shared = process.shared(config.reroute.policy.clone());
         process
             .serve("router".to_owned(), signal, move |worker| {

@@ -13,6 +13,7 @@ use devroute_tower::OnFailure;
 use crate::config::SidecarConfig;
 use crate::process::{Process, ServeError};
 use crate::records::Records;
+use crate::resolve::Place;
 use crate::server::Drained;
 use crate::shutdown::Signal;
 use crate::stack;
@@ -21,18 +22,25 @@ use crate::stack;
 #[derive(Debug)]
 pub struct Sidecar {
     config: SidecarConfig,
+    upstream: Place,
     process: Process,
 }
 
 impl Sidecar {
-    /// Opens its listeners.
+    /// Opens its listeners, and finds the upstream.
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on.
+    /// When an address cannot be listened on, or the upstream's name has none.
     pub async fn bind(config: SidecarConfig) -> Result<Self, ServeError> {
         let process = Process::bind("sidecar", &config.process).await?;
-        Ok(Self { config, process })
+        let upstream = Place::of(&config.upstream.at).await;
+        let unknown = |error| ServeError::new(format!("cannot look up {}", config.upstream), error);
+        Ok(Self {
+            upstream: upstream.map_err(unknown)?,
+            config,
+            process,
+        })
     }
 
     /// Where traffic comes in.
@@ -59,7 +67,11 @@ impl Sidecar {
     ///
     /// When a worker thread cannot be started.
     pub async fn serve(self, signal: Signal) -> Result<Drained, ServeError> {
-        let Self { config, process } = self;
+        let Self {
+            config,
+            upstream,
+            process,
+        } = self;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             service = %config.service,
@@ -70,13 +82,18 @@ impl Sidecar {
             admin = process.admin_address.map(tracing::field::display),
             workers = config.process.workers,
             strip = config.reroute.strip,
+            tls = config.process.tls.is_some(),
             "sidecar listens"
         );
+        process.announce(&config.reroute);
         let title = format!("sidecar of {}", config.service);
         let shared = process.shared(config.reroute.policy.clone());
+        if let Place::Named(named) = &upstream {
+            tokio::spawn(named.clone().watch(signal.clone()));
+        }
         process
             .serve(title, signal, move |worker| {
-                stack::sidecar(&config, &shared, worker)
+                stack::sidecar(&config, &upstream, &shared, worker)
             })
             .await
     }

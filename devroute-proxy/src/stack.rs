@@ -31,6 +31,7 @@ use crate::front::{Front, FrontLayer};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::observe::{Observe, ObserveLayer, Observer};
 use crate::records::Records;
+use crate::resolve::Place;
 
 /// What all workers of a process share.
 #[derive(Clone, Debug)]
@@ -46,13 +47,13 @@ pub(crate) struct Shared {
 /// The stack of a sidecar, for one worker.
 pub(crate) fn sidecar(
     config: &SidecarConfig,
+    place: &Place,
     shared: &Shared,
     worker: Arc<WorkerMetrics>,
-) -> impl Fn(SocketAddr) -> Sidecar + use<> {
+) -> impl Fn(ClientInfo) -> Sidecar + use<> {
     let metrics = Arc::clone(&shared.metrics);
     let transport = transport(&config.reroute, shared);
-    let upstream =
-        Upstream::new(transport.clone(), config.upstream.address).h2c(config.upstream.h2c);
+    let upstream = upstream(config, place, &transport);
     let mut layer = reroute(
         DevRouteLayer::new(config.service.as_str()),
         &config.reroute,
@@ -71,7 +72,7 @@ pub(crate) fn sidecar(
         strip: config.reroute.strip,
     };
     move |client| {
-        let service = service.clone().with_client(ClientInfo::new(client));
+        let service = service.clone().with_client(client);
         front.layer(observe.layer(service))
     }
 }
@@ -83,7 +84,7 @@ pub(crate) fn router(
     config: &RouterConfig,
     shared: &Shared,
     worker: Arc<WorkerMetrics>,
-) -> impl Fn(SocketAddr) -> Router + use<> {
+) -> impl Fn(ClientInfo) -> Router + use<> {
     let metrics = Arc::clone(&shared.metrics);
     let service = reroute(DevRouteLayer::router(), &config.reroute, shared)
         .transport(Carried::transport(
@@ -97,7 +98,7 @@ pub(crate) fn router(
         strip: config.reroute.strip,
     };
     move |client| {
-        let service = service.clone().with_client(ClientInfo::new(client));
+        let service = service.clone().with_client(client);
         front.layer(observe.layer(service))
     }
 }
@@ -112,10 +113,33 @@ fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> Dev
 
 fn transport(config: &RerouteConfig, shared: &Shared) -> HttpTransport {
     let transport = HttpTransport::new().connect_timeout(config.connect_timeout);
+    let transport = match &config.tls {
+        Some(tls) => transport.tls(tls.clone()),
+        None => transport,
+    };
     shared
         .own_listeners
         .iter()
         .fold(transport, |transport, &own| transport.own_listener(own))
+}
+
+/// The service itself. Whom to believe to be it is another question than for targets, so by TLS it
+/// has a transport of its own.
+fn upstream(config: &SidecarConfig, place: &Place, transport: &HttpTransport) -> Upstream {
+    let transport = match &config.upstream_tls {
+        Some(tls) => transport.clone().tls(tls.clone()),
+        None => transport.clone(),
+    };
+    let upstream = match place {
+        Place::Fixed(addr) => Upstream::new(transport, *addr),
+        Place::Named(named) => {
+            Upstream::new(transport, named.addr.get()).follow(named.addr.clone())
+        }
+    };
+    match &config.upstream.tls_name {
+        Some(name) => upstream.tls(name.clone()),
+        None => upstream.h2c(config.upstream.h2c),
+    }
 }
 
 fn observe(shared: &Shared, worker: Arc<WorkerMetrics>) -> ObserveLayer {

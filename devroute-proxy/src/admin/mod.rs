@@ -52,7 +52,7 @@ impl Admin {
     pub async fn serve(self, listener: TcpListener, stop: Signal) {
         let metrics = Arc::clone(&self.metrics);
         let router = self.router();
-        let connections = Connections::new();
+        let connections = Connections::new(None);
         server::accept(listener, stop, &metrics, |stream, _client| {
             let open = metrics.admin_connections().opened();
             connections.spawn(stream, router.clone(), open);

@@ -15,6 +15,7 @@
 
 mod file;
 mod settings;
+mod tls;
 mod value;
 
 use std::fmt;
@@ -24,10 +25,12 @@ use std::time::Duration;
 
 use devroute_tower::OnFailure;
 use devroute_tower::core::{NetworkRule, ServiceName, TargetPolicy};
+use devroute_tower::transport::{TlsConfig, TlsName};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::settings::Settings;
 use self::settings::Source;
+pub use self::tls::ListenerTls;
 pub(crate) use self::value::ip as parse_ip;
 
 /// Where the admin listener is when nothing else is said.
@@ -110,6 +113,8 @@ pub struct SidecarConfig {
     pub service: ServiceName,
     /// The service's own instance.
     pub upstream: Upstream,
+    /// Whom to believe to be that instance, where it speaks TLS.
+    pub upstream_tls: Option<TlsConfig>,
     /// The router that dials targets, if not the sidecar itself.
     pub via: Option<SocketAddr>,
     /// What happens when a reroute fails.
@@ -124,8 +129,10 @@ impl SidecarConfig {
     /// When a value is wrong or a required one is missing.
     pub fn parse(settings: &Settings) -> Result<Self, ConfigError> {
         let listen = Bind::Address(settings.required("listen", value::address)?);
+        let mut upstream = settings.required("upstream", value::upstream)?;
         Ok(Self {
-            upstream: settings.required("upstream", value::upstream)?,
+            upstream_tls: tls::upstream(settings, &mut upstream)?,
+            upstream,
             service: settings.required("service", value::service)?,
             via: settings.one("via", value::address)?,
             on_failure: settings
@@ -145,9 +152,11 @@ impl SidecarConfig {
             reroute: RerouteConfig::default(),
             service,
             upstream: Upstream {
-                address: upstream,
+                at: Location::Address(upstream),
                 h2c: false,
+                tls_name: None,
             },
+            upstream_tls: None,
             via: None,
             on_failure: OnFailure::Fail,
         }
@@ -189,6 +198,8 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct ProcessConfig {
     /// Where traffic comes in.
     pub listen: Bind,
+    /// TLS there.
+    pub tls: Option<ListenerTls>,
     /// Where health, metrics and records are, if anywhere.
     pub admin: Option<SocketAddr>,
     /// The number of worker threads.
@@ -201,6 +212,7 @@ impl ProcessConfig {
     fn new(listen: SocketAddr) -> Self {
         Self {
             listen: Bind::Address(listen),
+            tls: None,
             admin: None,
             workers: NonZeroUsize::MIN,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
@@ -214,6 +226,7 @@ impl ProcessConfig {
         };
         Ok(Self {
             listen,
+            tls: tls::listener(settings)?,
             admin: settings
                 .one("admin", value::address_or_off)?
                 .unwrap_or(Some(DEFAULT_ADMIN)),
@@ -236,23 +249,44 @@ pub enum Bind {
 }
 
 /// The service's own instance.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Upstream {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub at: Location,
     /// Whether it speaks HTTP/2 with prior knowledge, and not HTTP/1.1.
     pub h2c: bool,
+    /// The name its certificate has to be for, where it speaks TLS.
+    pub tls_name: Option<TlsName>,
+}
+
+/// Where something is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Location {
+    /// At an address.
+    Address(SocketAddr),
+    /// At whatever address a name has, on a port.
+    Name(String, u16),
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}",
-            if self.h2c { "h2c" } else { "http" },
-            self.address
-        )
+        let scheme = match (&self.tls_name, self.h2c) {
+            (Some(_), _) => "https",
+            (None, true) => "h2c",
+            (None, false) => "http",
+        };
+        write!(f, "{scheme}://{}", self.at)
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
     }
 }
 
@@ -268,6 +302,8 @@ pub struct RerouteConfig {
     pub reveal_addresses: bool,
     /// Whether contracts that come in are removed.
     pub strip: bool,
+    /// Whom to believe to be a target; without it `https://` targets are refused.
+    pub tls: Option<TlsConfig>,
 }
 
 impl Default for RerouteConfig {
@@ -277,6 +313,7 @@ impl Default for RerouteConfig {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             reveal_addresses: true,
             strip: false,
+            tls: None,
         }
     }
 }
@@ -295,6 +332,7 @@ impl RerouteConfig {
             strip: settings
                 .one("strip", value::boolean)?
                 .unwrap_or(default.strip),
+            tls: Some(tls::targets(settings)?),
         })
     }
 }

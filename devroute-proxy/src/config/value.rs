@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use devroute_tower::OnFailure;
 use devroute_tower::core::{HostSuffix, NetworkRule, ServiceName};
+use devroute_tower::transport::TlsName;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Allow, LogFormat, Upstream};
+use super::{Allow, Location, LogFormat, Upstream};
 
 /// An address and port, both numbers.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
@@ -97,34 +98,64 @@ pub(crate) fn upstream(text: &str) -> Result<Upstream, String> {
         expected(
             text,
             "an upstream",
-            "http://127.0.0.1:8080 or h2c://[::1]:8080",
+            "http://127.0.0.1:8080, h2c://[::1]:8080 or https://foo.example",
         )
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
-    let h2c = match scheme {
-        "http" => false,
-        "h2c" => true,
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (at, tls_name) = match scheme {
+        "http" | "h2c" => {
+            let address = rest.parse().map_err(|_unparsable| {
+                format!(
+                    "{text:?} must name an IP address and a port (such as \
+                     {scheme}://127.0.0.1:8080)"
+                )
+            })?;
+            (Location::Address(address), None)
+        }
         "https" => {
-            return Err(format!(
-                "{text:?}: this build has no TLS; give the service's plain port as http://ADDR or \
-                 h2c://ADDR"
-            ));
+            let (host, port) = host_and_port(rest).ok_or_else(expected)?;
+            let port = port.unwrap_or(443);
+            let at = match host.parse::<IpAddr>() {
+                Ok(ip) => Location::Address(SocketAddr::new(ip, port)),
+                Err(_name) => Location::Name(host.to_owned(), port),
+            };
+            (at, Some(tls_name(host)?))
         }
         _ => return Err(expected()),
     };
-    let address: SocketAddr = rest.strip_suffix('/').unwrap_or(rest).parse().map_err(
-        |_unparsable| {
-            format!(
-                "{text:?} must name an IP address and a port (such as {scheme}://127.0.0.1:8080)"
-            )
-        },
-    )?;
-    if address.port() == 0 || address.ip().is_unspecified() {
-        return Err(format!(
-            "{text:?} is not an address that can be connected to"
-        ));
+    if let Location::Address(address) = at {
+        if address.port() == 0 || address.ip().is_unspecified() {
+            return Err(format!(
+                "{text:?} is not an address that can be connected to"
+            ));
+        }
     }
-    Ok(Upstream { address, h2c })
+    Ok(Upstream {
+        at,
+        h2c: scheme == "h2c",
+        tls_name,
+    })
+}
+
+/// A host, without the brackets of an IPv6 address, and the port behind it.
+fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (host, port) = match bracketed {
+        Some((host, "")) => return Some((host, None)),
+        Some((host, rest)) => (host, rest.strip_prefix(':')?),
+        None => match text.split_once(':') {
+            None => return Some((text, None)),
+            Some(split) => split,
+        },
+    };
+    let port = port.parse().ok().filter(|&port| port > 0)?;
+    Some((host, Some(port)))
+}
+
+/// A name that a certificate can be for.
+pub(crate) fn tls_name(text: &str) -> Result<TlsName, String> {
+    text.parse().map_err(|error| format!("{text:?} is {error}"))
 }
 
 /// The name of a service, by rule 2 of the contract.
@@ -237,31 +268,51 @@ mod tests {
 
     #[test]
     fn an_upstream_is_an_address_with_a_scheme() {
-        let address = "127.0.0.1:81".parse().unwrap();
-        assert_eq!(
-            upstream("http://127.0.0.1:81"),
-            Ok(Upstream {
-                address,
-                h2c: false
-            })
-        );
-        assert_eq!(
-            upstream("h2c://127.0.0.1:81/"),
-            Ok(Upstream { address, h2c: true })
-        );
+        let parsed = |text| upstream(text).map(|it| (it.at, it.h2c, it.tls_name));
+        let address = |text: &str| Location::Address(text.parse().unwrap());
+        let name = |name: &str| Some(name.parse().unwrap());
+        for (text, expected) in [
+            (
+                "http://127.0.0.1:81",
+                (address("127.0.0.1:81"), false, None),
+            ),
+            ("h2c://127.0.0.1:81/", (address("127.0.0.1:81"), true, None)),
+            (
+                "https://[::1]:81",
+                (address("[::1]:81"), false, name("::1")),
+            ),
+            ("https://[::1]", (address("[::1]:443"), false, name("::1"))),
+            (
+                "https://foo.example/",
+                (
+                    Location::Name("foo.example".to_owned(), 443),
+                    false,
+                    name("foo.example"),
+                ),
+            ),
+            (
+                "https://foo:81",
+                (Location::Name("foo".to_owned(), 81), false, name("foo")),
+            ),
+        ] {
+            assert_eq!(parsed(text), Ok(expected), "{text}");
+        }
         for wrong in [
             "127.0.0.1:81",
             "http://foo:81",
             "http://127.0.0.1",
             "http://0.0.0.0:81",
+            "https://",
+            "https://0.0.0.0",
+            "https://foo:0",
+            "https://foo:x",
+            "https://foo/bar",
+            "https://me@foo",
+            "https://[::1",
+            "https://[::1]81",
         ] {
             assert!(upstream(wrong).is_err(), "{wrong}");
         }
-        assert!(
-            upstream("https://127.0.0.1:81")
-                .unwrap_err()
-                .contains("no TLS")
-        );
     }
 
     #[test]

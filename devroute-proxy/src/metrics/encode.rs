@@ -56,6 +56,15 @@ impl Collector for Snapshot {
             "Connections that could not be accepted",
             metrics.accept_errors.load(Ordering::Relaxed),
         )?;
+        counter(
+            encoder,
+            "tls_handshake_failures",
+            "Connections of clients whose TLS handshake failed",
+            metrics
+                .connections(Listener::Proxy)
+                .map(ConnectionMetrics::handshakes_failed)
+                .sum(),
+        )?;
         connections(encoder, metrics)
     }
 }

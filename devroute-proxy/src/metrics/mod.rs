@@ -281,6 +281,7 @@ impl Latencies {
 pub(crate) struct ConnectionMetrics {
     accepted: AtomicU64,
     closed: AtomicU64,
+    handshakes_failed: AtomicU64,
 }
 
 impl ConnectionMetrics {
@@ -299,11 +300,22 @@ impl ConnectionMetrics {
     fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
+
+    fn handshakes_failed(&self) -> u64 {
+        self.handshakes_failed.load(Ordering::Relaxed)
+    }
 }
 
 /// A connection that counts as open.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(Arc<ConnectionMetrics>);
+
+impl OpenConnection {
+    /// Counts a connection that never got as far as HTTP.
+    pub(crate) fn handshake_failed(&self) {
+        self.0.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {

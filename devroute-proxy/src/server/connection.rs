@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its end.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -13,11 +14,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::BoxError;
 use super::preface::Preface;
+use super::stream::Stream;
+use super::{BoxError, Certificates};
 use crate::metrics::OpenConnection;
 
-/// From the accept to the end of the HTTP/2 preface, or to the first byte that is none.
+/// From the accept to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// From there to the end of the HTTP/2 preface, or to the first byte that is none.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For an HTTP/1 head, and between the end of an exchange and the next head.
 ///
@@ -31,14 +35,16 @@ const MAX_STREAMS: u32 = 256;
 
 /// The connections of one runtime, which end together.
 pub(crate) struct Connections {
-    builder: auto::Builder<TokioExecutor>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    tls: Option<Certificates>,
     graceful: GracefulShutdown,
     /// Every stream holds a receiver: tunnels, too, which are no connections of HTTP any more.
     streams: watch::Sender<()>,
 }
 
 impl Connections {
-    pub(crate) fn new() -> Self {
+    /// With certificates, clients have to speak TLS.
+    pub(crate) fn new(tls: Option<Certificates>) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -51,7 +57,8 @@ impl Connections {
             .max_header_list_size(u32::from(MAX_HEAD))
             .max_concurrent_streams(MAX_STREAMS);
         Self {
-            builder,
+            builder: Arc::new(builder),
+            tls,
             graceful: GracefulShutdown::new(),
             streams: watch::Sender::new(()),
         }
@@ -68,17 +75,32 @@ impl Connections {
         B::Error: Into<BoxError>,
     {
         let guard = (open, self.streams.subscribe());
-        let io = TokioIo::new(Preface::new(stream, PREFACE_TIMEOUT, guard));
-        let connection = self
-            .builder
-            .serve_connection_with_upgrades(io, TowerToHyperService::new(service))
-            .into_owned();
-        let connection = self.graceful.watch(connection);
+        let (service, watcher) = (TowerToHyperService::new(service), self.graceful.watcher());
+        let Some(tls) = &self.tls else {
+            let io = TokioIo::new(Preface::new(Stream::Tcp(stream), PREFACE_TIMEOUT, guard));
+            let connection = self.builder.serve_connection_with_upgrades(io, service);
+            tokio::spawn(ended(watcher.watch(connection.into_owned())));
+            return;
+        };
+        let (acceptor, builder) = (tls.acceptor(), Arc::clone(&self.builder));
         tokio::spawn(async move {
-            // Nearly always a client that has gone; what matters to somebody is told elsewhere.
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &*error, "connection ended early");
-            }
+            let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+            let stream = match accepted {
+                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                Ok(Err(error)) => {
+                    guard.0.handshake_failed();
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    return;
+                }
+                Err(_elapsed) => {
+                    guard.0.handshake_failed();
+                    tracing::debug!("a TLS handshake was not finished in time");
+                    return;
+                }
+            };
+            let io = TokioIo::new(Preface::new(stream, PREFACE_TIMEOUT, guard));
+            let connection = builder.serve_connection_with_upgrades(io, service);
+            ended(watcher.watch(connection.into_owned())).await;
         });
     }
 
@@ -92,5 +114,12 @@ impl Connections {
             streams.closed().await;
         };
         tokio::time::timeout(timeout, drained).await.is_ok()
+    }
+}
+
+async fn ended(connection: impl Future<Output = Result<(), BoxError>>) {
+    // Nearly always a client that has gone; what matters to somebody is told elsewhere.
+    if let Err(error) = connection.await {
+        tracing::debug!(error = &*error, "connection ended early");
     }
 }

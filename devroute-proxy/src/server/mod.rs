@@ -7,7 +7,9 @@
 //! A drain lets requests in flight finish, and tunnels (WebSocket), which only their peers can end;
 //! what is left when the time is over is cut.
 //!
-//! A client that says nothing is cut off: before its first byte, within the preface of HTTP/2,
+//! With a certificate the listener speaks TLS 1.2 and 1.3, and by ALPN HTTP/2 or HTTP/1.1.
+//!
+//! A client that says nothing is cut off: in the TLS handshake, before its first byte, within the preface of HTTP/2,
 //! within a head. A request in progress never is, because whoever answers it may sit at a
 //! breakpoint. Refused: heads of more than 64 KiB, more than 256 concurrent streams a connection.
 //!
@@ -35,8 +37,10 @@
 //! ```
 
 mod accept;
+mod certificates;
 mod connection;
 mod preface;
+mod stream;
 mod worker;
 
 use std::convert::Infallible;
@@ -47,25 +51,29 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use devroute_tower::ClientInfo;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::net::{TcpListener, TcpSocket};
 use tower_service::Service;
 
 pub(crate) use self::accept::accept;
+pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
 use crate::config::Bind;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::shutdown::Signal;
 
 /// How a server runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The number of worker threads.
     pub workers: NonZeroUsize,
     /// How long requests may finish after the shutdown began.
     pub drain_timeout: Duration,
+    /// What is shown to clients, which speak TLS then and nothing else.
+    pub tls: Option<Certificates>,
 }
 
 impl Default for Options {
@@ -73,6 +81,7 @@ impl Default for Options {
         Self {
             workers: NonZeroUsize::MIN,
             drain_timeout: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -121,7 +130,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// Serves `listener` until `signal`, then lets requests in flight finish.
 ///
 /// `make` is called once in each worker thread, with that worker's counters, and what it returns
-/// once for each connection, with the client's address.
+/// once for each connection, with what is known of the client.
 ///
 /// # Errors
 ///
@@ -135,7 +144,7 @@ pub async fn serve<M, C, S, B>(
 ) -> io::Result<Drained>
 where
     M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
-    C: Fn(SocketAddr) -> S + 'static,
+    C: Fn(ClientInfo) -> S + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -150,7 +159,7 @@ where
         workers.push(worker::spawn(
             index,
             counters,
-            options.drain_timeout,
+            options.clone(),
             Arc::clone(&make),
         )?);
     }

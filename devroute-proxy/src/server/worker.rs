@@ -5,14 +5,14 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
+use devroute_tower::ClientInfo;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
-use super::{BoxError, Connections};
+use super::{BoxError, Connections, Options};
 use crate::metrics::WorkerMetrics;
 
 /// A running worker.
@@ -42,12 +42,12 @@ impl Worker {
 pub(super) fn spawn<M, C, S, B>(
     index: usize,
     metrics: Arc<WorkerMetrics>,
-    drain_timeout: Duration,
+    options: Options,
     make: Arc<M>,
 ) -> io::Result<Worker>
 where
     M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
-    C: Fn(SocketAddr) -> S + 'static,
+    C: Fn(ClientInfo) -> S + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -65,15 +65,19 @@ where
         .spawn(move || {
             let abandoned = runtime.block_on(async {
                 let make = make(Arc::clone(&metrics));
-                let connections = Connections::new();
+                let tls = options.tls.is_some();
+                let connections = Connections::new(options.tls);
                 while let Some((stream, client)) = receiver.recv().await {
                     let open = metrics.connections().opened();
                     match tokio::net::TcpStream::from_std(stream) {
-                        Ok(stream) => connections.spawn(stream, make(client), open),
+                        Ok(stream) => {
+                            let client = ClientInfo::new(client).with_tls(tls);
+                            connections.spawn(stream, make(client), open);
+                        }
                         Err(error) => tracing::error!(%error, "a connection was lost"),
                     }
                 }
-                let finished = connections.drain(drain_timeout).await;
+                let finished = connections.drain(options.drain_timeout).await;
                 if finished {
                     0
                 } else {

@@ -65,6 +65,13 @@ fn a_wrong_flag_names_the_flag() {
             "--on-failure fallback",
             "--on-failure: a router has no baseline to fall back to",
         ),
+        ("--target-insecure=maybe", "--target-insecure: \"maybe\" is neither"),
+        ("--target-ca Cargo.toml", "--target-ca: Cargo.toml: "),
+        (
+            "--tls-cert /nowhere.pem --tls-key Cargo.toml",
+            "--tls-key: /nowhere.pem: it cannot be read",
+        ),
+        ("--tls-reload 10", "--tls-reload: \"10\" is not a time"),
         ("--config /nonexistent", "--config: /nonexistent: "),
     ] {
         let listen = if flags.contains("--listen") {
@@ -85,7 +92,24 @@ fn a_wrong_flag_names_the_flag() {
             "http://foo:1",
             "\"http://foo:1\" must name an IP address",
         ),
-        ("--upstream", "https://127.0.0.1:1", "this build has no TLS"),
+        (
+            "--upstream",
+            "https://foo/bar",
+            "neither a host name nor an IP address",
+        ),
+        (
+            "--upstream-ca",
+            "/nowhere.pem",
+            "is for an upstream that begins with https://",
+        ),
+        (
+            "--upstream-name",
+            "foo",
+            "is for an upstream that begins with https://",
+        ),
+        ("--target-ca", "/nowhere.pem", "/nowhere.pem: "),
+        ("--tls-cert", "/nowhere.pem", "without its key"),
+        ("--tls-key", "/nowhere.pem", "the key of a certificate"),
         (
             "--via",
             "router:8080",

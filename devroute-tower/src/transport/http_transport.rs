@@ -283,7 +283,13 @@ fn peer(uri: &Uri, tls_name: Option<&str>) -> Result<Peer, Error> {
         return Ok(Peer::plain(addr));
     }
     #[cfg(feature = "tls")]
-    return super::tls::Name::new(tls_name, addr).map(|name| Peer::tls(addr, name));
+    return match tls_name.map(str::parse::<super::TlsName>) {
+        None => Ok(Peer::tls(addr, addr.ip().into())),
+        Some(Ok(name)) => Ok(Peer::tls(addr, name)),
+        Some(Err(error)) => Err(Error::new(ErrorKind::TlsCertificate, addr)
+            .with_detail("is asked for by a name that no certificate can have")
+            .with_source(error)),
+    };
     #[cfg(not(feature = "tls"))]
     Err(Error::new(ErrorKind::TlsUnavailable, addr))
 }

@@ -46,13 +46,11 @@ mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod upstream;
-#[cfg(feature = "tls")]
-mod verify;
 
 pub(crate) use self::destination::is_grpc;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use self::tls::{TlsConfig, TlsConfigError};
+pub use self::tls::{ParseTlsNameError, TlsConfig, TlsConfigError, TlsName};
 pub use self::{
     body::Body,
     destination::{Destination, Protocol},

@@ -10,7 +10,7 @@ use http::uri::Scheme;
 pub(super) struct Peer {
     addr: SocketAddr,
     #[cfg(feature = "tls")]
-    name: Option<super::tls::Name>,
+    name: Option<super::tls::TlsName>,
 }
 
 impl Peer {
@@ -24,7 +24,7 @@ impl Peer {
 
     /// By TLS, where the certificate has to be for `name`.
     #[cfg(feature = "tls")]
-    pub(super) fn tls(addr: SocketAddr, name: super::tls::Name) -> Self {
+    pub(super) fn tls(addr: SocketAddr, name: super::tls::TlsName) -> Self {
         Self {
             addr,
             name: Some(name),
@@ -38,7 +38,7 @@ impl Peer {
 
     /// The name that the certificate has to be for; `None` without TLS.
     #[cfg(feature = "tls")]
-    pub(super) fn name(&self) -> Option<&super::tls::Name> {
+    pub(super) fn name(&self) -> Option<&super::tls::TlsName> {
         self.name.as_ref()
     }
 

@@ -46,7 +46,7 @@ pub struct Upstream {
     transport: HttpTransport,
     at: At,
     #[cfg(feature = "tls")]
-    name: Option<super::tls::Name>,
+    name: Option<super::tls::TlsName>,
     h2c: bool,
 }
 
@@ -123,18 +123,15 @@ impl Upstream {
         self
     }
 
-    /// Speaks TLS, to whoever has a certificate for `name`, a host name or an address, as the
+    /// Speaks TLS, to whoever has a certificate for `name`, as the
     /// [configuration](HttpTransport::tls) of the transport has it. HTTP/2 takes an upstream that
     /// agrees on it by ALPN.
-    ///
-    /// # Errors
-    ///
-    /// When no certificate can be for `name`.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-    pub fn tls(mut self, name: &str) -> Result<Self, Error> {
-        self.name = Some(super::tls::Name::new(Some(name), self.addr())?);
-        Ok(self)
+    #[must_use]
+    pub fn tls(mut self, name: super::TlsName) -> Self {
+        self.name = Some(name);
+        self
     }
 
     /// Forwards to wherever `addr` says by then, in place of the address it was made with.
