@@ -11,6 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from support import ways  # noqa: E402
 from support.process import BINARY, EXAMPLE  # noqa: E402
+from support.servers import Hypercorn  # noqa: E402
 from support.wire import Server  # noqa: E402
 
 #: The work directory, which no commit sees.
@@ -83,6 +84,14 @@ def tool():
         return path
 
     return tool
+
+
+@pytest.fixture(scope="module")
+def hypercorn():
+    """A server that keeps nothing between requests, so that one does for many tests."""
+    server = Hypercorn()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
