@@ -14,11 +14,6 @@ from support.wire import answering, connect
 #: What the peer speaks.
 PEERS = pytest.mark.parametrize("scheme", ["http", "h2c"])
 
-UNSEEN_IS_LOST = pytest.mark.xfail(
-    strict=True, reason="over HTTP/2 only what was never written is sent again"
-)
-
-
 @PEERS
 def test_httpx_and_hypercorn(way, hypercorn, scheme):
     """HTTP/2 in; the peer is asked in its own protocol."""
@@ -229,7 +224,6 @@ def test_an_idle_connection_that_the_peer_leaves_is_not_used(way, serve):
     assert len(server.connections) == 5
 
 
-@UNSEEN_IS_LOST
 def test_a_request_that_meets_a_goaway_is_sent_again(way, serve):
     """GOAWAY names the last stream that was seen: the one after it is safe to send elsewhere
     (RFC 9113, section 6.8).
@@ -251,7 +245,6 @@ def test_a_request_that_meets_a_goaway_is_sent_again(way, serve):
     assert len(server.connections) == 4
 
 
-@UNSEEN_IS_LOST
 def test_a_refused_stream_is_sent_again(way, serve):
     """REFUSED_STREAM says that nothing was done about it (RFC 9113, section 8.7)."""
     refused = []

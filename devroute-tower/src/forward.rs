@@ -18,7 +18,7 @@ use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use crate::transport::Protocol;
+use crate::transport::{BodyUnread, Protocol};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -226,6 +226,11 @@ pub(crate) fn response_head(parts: &mut response::Parts) {
             .headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, protocol);
+    }
+    if parts.extensions.remove::<BodyUnread>().is_some() {
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     // A target that speaks HTTP/1.0 must not turn the client's connection into one.
     parts.version = Version::HTTP_11;

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io, net::SocketAddr};
 
+use h2::Reason;
 use http::StatusCode;
 
 use crate::BoxError;
@@ -146,7 +147,7 @@ impl Error {
     pub(crate) fn exchange(addr: SocketAddr, error: hyper::Error) -> Self {
         let kind = if error.is_user() {
             ErrorKind::RequestBody
-        } else if error.is_parse() || is_h2_protocol(&error) {
+        } else if error.is_parse() || h2_error(&error).is_some_and(is_protocol) {
             ErrorKind::Protocol
         } else {
             ErrorKind::ConnectionClosed
@@ -160,10 +161,31 @@ impl Error {
     }
 }
 
-/// hyper keeps the reason of an HTTP/2 failure in the source; a failed preface is not HTTP/2 at all.
-fn is_h2_protocol(error: &hyper::Error) -> bool {
-    let source = error.source();
-    source.is_some_and(|source| source.downcast_ref::<io::Error>().is_none())
+/// Whether the target has said that it did nothing with the request: its stream was refused, or is
+/// one of those that a GOAWAY leaves out (RFC 9113, sections 6.8 and 8.7).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
+    })
+}
+
+/// hyper keeps the reason of an HTTP/2 failure in the source.
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// Whether the two sides do not understand each other, as opposed to one that has ended it.
+fn is_protocol(error: &h2::Error) -> bool {
+    error.reason().is_some_and(|reason| {
+        matches!(
+            reason,
+            Reason::PROTOCOL_ERROR
+                | Reason::FLOW_CONTROL_ERROR
+                | Reason::FRAME_SIZE_ERROR
+                | Reason::COMPRESSION_ERROR
+                | Reason::HTTP_1_1_REQUIRED
+        )
+    })
 }
 
 impl ErrorKind {

@@ -46,6 +46,11 @@ pub(super) struct Failed {
     pub(super) was_answered: bool,
 }
 
+/// In the extensions of an answer to a request whose body nobody has asked for: the client's server
+/// cannot use the connection again, and the client has to know (RFC 9112, section 9.6).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyUnread;
+
 /// How much may come before the head of the answer is complete. hyper limits one head; this also
 /// ends a flood of informational ones.
 const MAX_BEFORE_ANSWER: u64 = 512 * 1024;
@@ -130,7 +135,7 @@ impl Connection {
             unsent,
             was_answered: self.received.bytes() > 0,
         };
-        let response = match answer {
+        let mut response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
@@ -144,6 +149,9 @@ impl Connection {
         let pool = Arc::clone(pool);
         // A body that the target has not asked for is not going to be sent.
         let is_wanted = gate.is_none_or(|gate| gate.is_open());
+        if !is_wanted {
+            response.extensions_mut().insert(BodyUnread);
+        }
         Ok(response.map(|incoming| {
             if is_wanted && sent.is_some_and(|sent| !sent.is_done()) {
                 // The answer begins while the upload still runs: it must go on even when nobody

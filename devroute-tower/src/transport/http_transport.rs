@@ -19,6 +19,7 @@ use super::{
     Body, Destination, Error, ErrorKind, Protocol, ResponseBody,
     connect::{Connector, OpenConnections},
     destination::{to_h1, to_h2},
+    error::is_unprocessed,
     h1,
     peer::Peer,
     pool::Pool,
@@ -196,13 +197,23 @@ impl HttpTransport {
     ) -> Result<Response<ResponseBody>, Error> {
         let addr = peer.addr();
         if let Some(mut sender) = self.pool.take_h2(&peer) {
-            match sender.try_send_request(request).await {
+            let copy = repeatable(&request);
+            let mut failed = match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(ResponseBody::h2)),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Error::exchange(addr, failed.into_error())),
-                },
-            }
+                Err(failed) => failed,
+            };
+            let unsent = failed.take_message();
+            let failed = failed.into_error();
+            let is_unprocessed = is_unprocessed(&failed);
+            let error = Error::exchange(addr, failed);
+            let is_closed = error.kind() == ErrorKind::ConnectionClosed;
+            request = match (unsent, copy) {
+                (Some(unsent), _) => unsent,
+                (None, Some(copy)) if is_unprocessed || is_closed => copy,
+                (None, _) => return Err(error),
+            };
+            // It is not the one for the next request either.
+            self.pool.forget_h2(&peer);
         }
         let (io, open) = self.connector.dial(&peer, Protocol::Http2).await?;
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())

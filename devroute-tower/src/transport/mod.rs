@@ -47,7 +47,6 @@ mod stream;
 mod tls;
 mod upstream;
 
-pub(crate) use self::destination::is_grpc;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use self::tls::{ParseTlsNameError, TlsConfig, TlsConfigError, TlsName};
@@ -59,3 +58,4 @@ pub use self::{
     response::ResponseBody,
     upstream::{Upstream, UpstreamAddr, UpstreamFailure},
 };
+pub(crate) use self::{destination::is_grpc, h1::BodyUnread};

@@ -95,6 +95,11 @@ impl Pool {
         self.sweep_later(state);
     }
 
+    /// Lets a connection end that takes no more requests.
+    pub(super) fn forget_h2(&self, peer: &Peer) {
+        self.lock().h2.remove(peer);
+    }
+
     /// One task a transport, alive while there is something to sweep: an idle connection is polled
     /// by nobody, so without it a closed one would keep its descriptor until the next request.
     fn sweep_later(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {

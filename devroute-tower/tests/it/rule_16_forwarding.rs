@@ -13,7 +13,7 @@ use tokio::{
 use tower::Layer as _;
 
 use crate::support::{
-    client, contract, echo, h2_client, layer, read_head, send, serve, serve_hyper,
+    Then, client, contract, echo, h2_client, layer, raw_target, read_head, send, serve, serve_hyper,
 };
 
 async fn sidecar(service: std::net::SocketAddr) -> std::net::SocketAddr {
@@ -279,5 +279,25 @@ async fn a_request_of_http_1_0_without_a_host_leaves_with_one() {
             "{answer}"
         );
         assert!(answer.ends_with("target GET /old "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_was_wanted_says_that_the_connection_ends() {
+    let refusal = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno";
+    let target = raw_target(refusal, Then::Hold).await;
+    let addr = sidecar(target).await;
+    for sent in ["{}".to_owned(), contract("foo", target)] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: foo\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\
+             x-devroute: {sent}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
     }
 }
