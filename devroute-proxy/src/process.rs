@@ -113,7 +113,7 @@ impl Process {
             Some(tls) if tls.accepts_any() => {
                 tracing::warn!("certificates of targets are not looked at (target-insecure)");
             }
-            Some(tls) if tls.trusts_nobody() => tracing::info!(
+            Some(tls) if tls.trusts_nobody() => tracing::debug!(
                 "this machine names no certificate authority: https:// targets need target-ca"
             ),
             _ => {}

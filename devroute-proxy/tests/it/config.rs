@@ -65,7 +65,10 @@ fn a_wrong_flag_names_the_flag() {
             "--on-failure fallback",
             "--on-failure: a router has no baseline to fall back to",
         ),
-        ("--target-insecure=maybe", "--target-insecure: \"maybe\" is neither"),
+        (
+            "--target-insecure=maybe",
+            "--target-insecure: \"maybe\" is neither",
+        ),
         ("--target-ca Cargo.toml", "--target-ca: Cargo.toml: "),
         (
             "--tls-cert /nowhere.pem --tls-key Cargo.toml",

@@ -12,4 +12,5 @@ mod router;
 mod sidecar;
 mod streaming;
 mod support;
+mod tls;
 mod tools;

@@ -13,8 +13,10 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::ANY;
+use super::tls::Identity;
 
 /// What it was asked.
 #[derive(Clone, Debug)]
@@ -50,6 +52,10 @@ impl Server {
 
     /// One that sits at a breakpoint until [`Server::release`].
     pub(crate) async fn holding(says: &'static str) -> Self {
+        Self::start(says, None).await
+    }
+
+    async fn start(says: &'static str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(ANY).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -58,12 +64,20 @@ impl Server {
             arrived: Semaphore::new(0),
             may_answer: Semaphore::new(0),
         });
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        let task = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
         Self {
             address,
             shared,
             task,
         }
+    }
+
+    /// One that answers everything with `says`, by TLS.
+    pub(crate) async fn says_by_tls(says: &'static str, identity: &Identity) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(identity.server_config()));
+        let server = Self::start(says, Some(acceptor)).await;
+        server.release();
+        server
     }
 
     /// Lets it answer, from now on.
@@ -95,16 +109,23 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let shared = Arc::clone(&shared);
+        let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
             let builder = auto::Builder::new(TokioExecutor::new());
-            let _ = builder
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let Some(tls) = tls else {
+                let stream = TokioIo::new(stream);
+                let _ = builder.serve_connection(stream, service).await;
+                return;
+            };
+            // A client that does not believe the certificate goes away.
+            if let Ok(stream) = tls.accept(stream).await {
+                let stream = TokioIo::new(stream);
+                let _ = builder.serve_connection(stream, service).await;
+            }
         });
     }
 }
