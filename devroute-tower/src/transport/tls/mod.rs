@@ -151,6 +151,10 @@ fn certificate_detail(wrong: &CertificateError, name: &ServerName<'_>) -> String
             "has a certificate that its issuer has signed with another key than the one trusted here"
                 .to_owned()
         }
+        // webpki's word for what `openssl req -x509` makes; it is no type that can be named here.
+        CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
+            "has a certificate that is self-signed, and not trusted here itself".to_owned()
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "has a certificate that has expired".to_owned()
         }
