@@ -31,3 +31,7 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../../docs/tls.md")]
+struct Tls;
