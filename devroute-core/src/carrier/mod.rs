@@ -117,8 +117,54 @@ pub fn remove(headers: &mut HeaderMap) {
     baggage::remove(headers);
 }
 
+/// Whether a request can concern devroute at all: it has the field `x-devroute`, [`MATCHED`], or any `baggage`.
+///
+/// This is asked about every request, and answered by one pass over the names: for as many fields as requests
+/// have, that is faster than looking each of ours up, since a [`HeaderMap`] hashes a name byte by byte.
+///
+/// ```
+/// use devroute_core::carrier;
+///
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse()?);
+/// assert!(!carrier::may_concern(&headers));
+/// headers.insert("baggage", "user=alice".parse()?);
+/// assert!(carrier::may_concern(&headers));
+/// assert!(!carrier::is_present(&headers));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[must_use]
+#[inline]
+pub fn may_concern(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        matches!(
+            name.as_str(),
+            "x-devroute" | "x-devroute-matched" | "baggage"
+        )
+    })
+}
+
 /// Whether either carrier is there, well-formed or not; looks at nothing but names.
 #[must_use]
 pub fn is_present(headers: &HeaderMap) -> bool {
     header::is_present(headers) || baggage::is_present(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_concern_devroute_for_each_of_its_fields() {
+        for name in [CONTRACT, MATCHED, BAGGAGE] {
+            let mut headers = HeaderMap::new();
+            headers.insert(
+                http::header::HOST,
+                http::HeaderValue::from_static("checkout"),
+            );
+            assert!(!may_concern(&headers));
+            headers.append(&name, http::HeaderValue::from_static(""));
+            assert!(may_concern(&headers), "{name}");
+        }
+    }
 }

@@ -84,7 +84,38 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        // A router answers also what does not concern it.
+        if carrier::may_concern(request.headers()) || self.shared.service.is_none() {
+            return self.decide(request);
+        }
+        ResponseFuture::plain(self.inner.call(request))
+    }
+}
+
+impl<S, T> DevRoute<S, T> {
+    /// Never inlined: then the request would be copied once more on its way to the inner service,
+    /// also where there is no contract.
+    #[inline(never)]
+    fn decide<ReqBody, ResBody, TBody>(
+        &mut self,
+        mut request: Request<ReqBody>,
+    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send,
+        T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
+        T::Error: Into<BoxError>,
+        T::Future: Send,
+        TBody: HttpBody + Send + 'static,
+        TBody::Data: Send,
+        TBody::Error: Into<BoxError>,
+        ReqBody: HttpBody + Send + 'static,
+        ReqBody::Data: Send,
+        ReqBody::Error: Into<BoxError>,
+        ResBody: Send + 'static,
+    {
         match self.shared.mode {
             Mode::On => {}
             Mode::Carry => return self.carry(request),
@@ -118,20 +149,7 @@ where
             Err(error) => self.refuse(&request, &error),
         }
     }
-}
 
-fn already_rerouted(contract: Contract, service: ServiceName) -> Outcome {
-    // Only an answer to a request whose contract names this service is marked (rule 14).
-    let target = contract.get(service.as_str());
-    let service = target.is_some().then_some(service);
-    Outcome {
-        service,
-        target,
-        ..Outcome::of(OutcomeKind::AlreadyRerouted, contract)
-    }
-}
-
-impl<S, T> DevRoute<S, T> {
     /// The baseline answers, with the contract in scope.
     fn baseline<ReqBody, ResBody>(
         &mut self,
@@ -232,5 +250,16 @@ impl<S, T> DevRoute<S, T> {
             let response = context::scope(contract, future).await?;
             Ok(scoped_answer(response, Some(outcome)))
         }))
+    }
+}
+
+fn already_rerouted(contract: Contract, service: ServiceName) -> Outcome {
+    // Only an answer to a request whose contract names this service is marked (rule 14).
+    let target = contract.get(service.as_str());
+    let service = target.is_some().then_some(service);
+    Outcome {
+        service,
+        target,
+        ..Outcome::of(OutcomeKind::AlreadyRerouted, contract)
     }
 }
