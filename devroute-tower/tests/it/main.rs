@@ -29,5 +29,7 @@ mod support;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_support;
+#[cfg(feature = "tls")]
+mod tls_upstream;
 mod tonic_client;
 mod transport;

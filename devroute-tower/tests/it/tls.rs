@@ -5,10 +5,7 @@ use std::{net::SocketAddr, process::Stdio, time::Duration};
 use axum::{Router, body::Body as AxumBody, extract::Request as AxumRequest};
 use devroute_tower::{
     DevRouteLayer, OnFailure,
-    transport::{
-        Body, Destination, ErrorKind, HttpTransport, Protocol, TlsConfig, Upstream, UpstreamAddr,
-        UpstreamFailure,
-    },
+    transport::{Body, Destination, ErrorKind, HttpTransport, Protocol, TlsConfig},
 };
 use http::Request;
 use http_body_util::BodyExt as _;
@@ -17,14 +14,11 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
 };
-use tower::{Layer as _, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use crate::{
-    support::{
-        Answer, client, contract, echo, get, layer, nobody, policy, read_head, send, serve,
-        serve_hyper,
-    },
-    tls_support::{Authority, Identity, listen, serve_tls},
+    support::{Answer, client, contract, echo, get, layer, nobody, policy, read_head, send, serve},
+    tls_support::{Authority, Identity, listen, serve_tls, serve_tls_at},
 };
 
 /// Service `foo`, whose transport speaks TLS.
@@ -73,6 +67,26 @@ async fn a_certificate_of_a_trusted_authority_for_the_address_is_taken() {
         answer.field("echo-x-forwarded-host"),
         answer.field("echo-host")
     );
+}
+
+#[tokio::test]
+async fn rule_03_a_target_with_a_name_has_to_have_a_certificate_for_it_and_is_asked_by_it() {
+    let authority = Authority::new();
+    for (certified, expected) in [("localhost", 200), ("127.0.0.1", 502)] {
+        let server = authority.issue(&[certified]).server_config(&["http/1.1"]);
+        // The address that a look-up has first, too.
+        let (target, handshakes) = serve_tls_at("localhost:0", server, echo("laptop")).await;
+        let policy = policy().allow_suffix("localhost".parse().unwrap());
+        let layer = tls_layer(authority.trusted()).policy(policy);
+        let addr = serve(echo("baseline").layer(layer)).await;
+        let named = format!("https://localhost:{}", target.port());
+        let answer = get(addr, &contract("foo", named)).await;
+        assert_eq!(answer.status, expected, "{answer:?}");
+        if expected == 200 {
+            let asked = handshakes.all()[0].0.clone();
+            assert_eq!(asked.as_deref(), Some("localhost"));
+        }
+    }
 }
 
 #[tokio::test]
@@ -480,31 +494,6 @@ async fn rule_19_a_router_is_asked_in_plain_text_whatever_the_target_speaks() {
     assert_eq!(answer.field("echo-x-devroute"), sent);
 }
 
-#[tokio::test]
-async fn an_upstream_can_speak_tls() {
-    let authority = Authority::new();
-    let server = authority
-        .issue(&["foo.test"])
-        .server_config(&["http/1.1", "h2"]);
-    let (addr, handshakes) = serve_tls(server, echo("service")).await;
-    let transport = HttpTransport::new().tls(authority.trusted());
-    let upstream = |name: &str| Upstream::new(transport.clone(), addr).tls(name.parse().unwrap());
-
-    let sidecar = serve_hyper(layer().layer(upstream("foo.test"))).await;
-    let answer = get(sidecar, "").await;
-    assert_eq!(answer.body, "service GET /path?q=1 ");
-    assert_eq!(answer.field("echo-host"), sidecar.to_string());
-    assert_eq!(handshakes.all()[0].0.as_deref(), Some("foo.test"));
-
-    let sidecar = serve_hyper(layer().layer(upstream("bar.test"))).await;
-    let answer = get(sidecar, "").await;
-    assert_eq!(answer.problem()["cause"], "tls_certificate");
-    let request = Request::get("/").body(Body::empty()).unwrap();
-    let response = upstream("bar.test").oneshot(request).await.unwrap();
-    let failure = response.extensions().get::<UpstreamFailure>().unwrap();
-    assert_eq!(failure.kind(), ErrorKind::TlsCertificate);
-}
-
 /// OpenSSL's own server, which shows what it was sent; `None` where OpenSSL is not to be had.
 #[allow(
     clippy::print_stderr,
@@ -572,22 +561,4 @@ async fn a_server_of_openssl_is_understood() {
     assert!(answer.body.contains("Cipher"), "{answer:?}");
     let answer = sent_by(Authority::new().trusted()).await;
     assert_certificate_error(&answer, "not trusted here");
-}
-
-#[tokio::test]
-async fn an_upstream_can_move() {
-    let authority = Authority::new();
-    let server = |name| {
-        let config = authority.issue(&["foo.test"]).server_config(&[]);
-        serve_tls(config, echo(name))
-    };
-    let (first, _) = server("first").await;
-    let (second, _) = server("second").await;
-    let addr = UpstreamAddr::new(first);
-    let transport = HttpTransport::new().tls(authority.trusted());
-    let upstream = Upstream::new(transport, first).tls("foo.test".parse().unwrap());
-    let sidecar = serve_hyper(layer().layer(upstream.follow(addr.clone()))).await;
-    assert_eq!(get(sidecar, "").await.body, "first GET /path?q=1 ");
-    addr.set(second);
-    assert_eq!(get(sidecar, "").await.body, "second GET /path?q=1 ");
 }

@@ -137,7 +137,19 @@ pub(crate) async fn listen<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listen_at("127.0.0.1:0", config, serve).await
+}
+
+/// The same at an address or name of the test's choice.
+pub(crate) async fn listen_at<F>(
+    at: &str,
+    config: ServerConfig,
+    serve: impl Fn(TlsStream<TcpStream>) -> F + Clone + Send + 'static,
+) -> (SocketAddr, Handshakes)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(at).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let handshakes = Handshakes::default();
     let seen = handshakes.clone();
@@ -159,7 +171,16 @@ where
 
 /// Serves `app` by TLS.
 pub(crate) async fn serve_tls(config: ServerConfig, app: Router) -> (SocketAddr, Handshakes) {
-    listen(config, move |stream| {
+    serve_tls_at("127.0.0.1:0", config, app).await
+}
+
+/// The same at an address or name of the test's choice.
+pub(crate) async fn serve_tls_at(
+    at: &str,
+    config: ServerConfig,
+    app: Router,
+) -> (SocketAddr, Handshakes) {
+    listen_at(at, config, move |stream| {
         let service = hyper_util::service::TowerToHyperService::new(app.clone());
         async move {
             let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());

@@ -29,7 +29,8 @@ use crate::BoxError;
 #[derive(Clone)]
 pub struct TlsConfig {
     pub(super) builder: ConfigBuilder<ClientConfig, WantsVerifier>,
-    pub(super) roots: RootCertStore,
+    /// Shared: a machine trusts many, and a process may have a transport a thread.
+    pub(super) roots: Arc<RootCertStore>,
     pub(super) given: Vec<CertificateDer<'static>>,
     pub(super) accept_any: bool,
 }
@@ -48,7 +49,7 @@ impl TlsConfig {
             .map_err(|error| TlsConfigError::new("TLS cannot be set up", error))?;
         Ok(Self {
             builder,
-            roots: RootCertStore::empty(),
+            roots: Arc::new(RootCertStore::empty()),
             given: Vec::new(),
             accept_any: false,
         })
@@ -64,7 +65,8 @@ impl TlsConfig {
         let mut config = Self::empty()?;
         let found = rustls_native_certs::load_native_certs();
         // Among the many that a system has there are some that are not for us; that is normal.
-        let (added, _ignored) = config.roots.add_parsable_certificates(found.certs);
+        let (added, _ignored) =
+            Arc::make_mut(&mut config.roots).add_parsable_certificates(found.certs);
         if added > 0 {
             return Ok(config);
         }
@@ -103,7 +105,7 @@ impl TlsConfig {
         for certificate in CertificateDer::pem_slice_iter(pem.as_ref()) {
             let wrong = "there is something in it that is not a certificate";
             let certificate = certificate.map_err(|error| TlsConfigError::new(wrong, error))?;
-            self.roots
+            Arc::make_mut(&mut self.roots)
                 .add(certificate.clone())
                 .map_err(|error| TlsConfigError::new(wrong, error))?;
             self.given.push(certificate);

@@ -42,12 +42,10 @@ impl Handshaker {
     pub(super) fn new(config: TlsConfig) -> Self {
         let provider: Arc<CryptoProvider> = Arc::clone(config.builder.crypto_provider());
         // Fails only without a single root: then there is nobody to ask.
-        let inner = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(config.roots),
-            Arc::clone(&provider),
-        )
-        .build()
-        .ok();
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(config.roots, Arc::clone(&provider))
+                .build()
+                .ok();
         let verifier = Verifier::new(provider, inner, config.given, config.accept_any);
         let mut h1 = config
             .builder
