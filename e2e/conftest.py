@@ -3,16 +3,13 @@
 import contextlib
 import pathlib
 import shutil
-import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-from support import ways  # noqa: E402
-from support.process import BINARY, EXAMPLE  # noqa: E402
-from support.servers import Hypercorn  # noqa: E402
-from support.wire import Server  # noqa: E402
+from support import ways
+from support.process import BINARY, EXAMPLE
+from support.servers import Hypercorn
+from support.wire import Server
 
 #: The work directory, which no commit sees.
 WORK = pathlib.Path(__file__).parent.parent / "target" / "e2e"

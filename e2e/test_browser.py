@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 
 import pytest
-from support import ways
-from support.process import PATIENCE, until
-from support.servers import Nginx
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
+
+from support import ways
+from support.process import PATIENCE, until
+from support.servers import Nginx
 
 PAGE = """<!doctype html><title>devroute</title><script>
 const said = [];

@@ -8,6 +8,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
 from support import ways
 from support.grpc_peer import UNLIMITED, Peer, compile_protocol
 from support.process import PATIENCE
@@ -262,9 +263,7 @@ def test_rule_13_the_baseline_answers_a_stream_when_the_laptop_is_down(kind, way
     """A fallback in front of a gRPC baseline; and what the baseline path does with the same flags."""
     laptop, baseline = peer("laptop"), peer("baseline")
     laptop.stop()
-    way = way_of(
-        ways.BASELINE, baseline.port, flags=["--allow=loopback", "--on-failure=fallback"]
-    )
+    way = way_of(ways.BASELINE, baseline.port, flags=["--allow=loopback", "--on-failure=fallback"])
     if kind == ways.REROUTED:
         way.fields["x-devroute"] = f'{{"checkout":"127.0.0.1:{laptop.port}"}}'
     client = client(way)

@@ -4,6 +4,7 @@ import queue
 import threading
 
 import pytest
+
 from support import ways
 from support.process import PATIENCE
 from support.wire import answering, connect
@@ -137,7 +138,8 @@ def test_a_chunked_upload_streams_even_with_get(way, serve):
 
     def handler(conn):
         head = conn.head()
-        assert head.get("transfer-encoding") == "chunked" and not head.get("content-length")
+        assert head.get("transfer-encoding") == "chunked"
+        assert not head.get("content-length")
         first.put(conn.chunk())
         rest = b""
         while data := conn.chunk():
@@ -179,7 +181,8 @@ def test_announced_trailers_pass_both_ways(way, serve):
         assert head.get("trailer") == "x-check"
         answer = client.head()
         assert answer.get("trailer") == "x-sum"
-        assert client.chunk() == b"ok" and client.chunk() == b""
+        assert client.chunk() == b"ok"
+        assert client.chunk() == b""
         assert client.trailers() == [("x-sum", b"42")]
 
 
@@ -217,7 +220,7 @@ def test_http_1_0_targets_are_understood(way, serve):
 
 
 def test_head_keeps_the_length_and_has_no_body(way, serve):
-    handler, seen = recording(b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\netag: \"x\"\r\n\r\n")
+    handler, seen = recording(b'HTTP/1.1 200 OK\r\ncontent-length: 1234\r\netag: "x"\r\n\r\n')
     way = way(serve(handler).port)
     with connect(way.port) as client:
         for _ in range(2):
@@ -229,11 +232,11 @@ def test_head_keeps_the_length_and_has_no_body(way, serve):
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_answers_without_a_body_keep_the_connection(way, serve, status):
-    handler, _ = recording(f"HTTP/1.1 {status}\r\netag: \"x\"\r\n\r\n".encode())
+    handler, _ = recording(f'HTTP/1.1 {status}\r\netag: "x"\r\n\r\n'.encode())
     way = way(serve(handler).port)
     with connect(way.port) as client:
         for _ in range(2):
-            client.send(f"GET / HTTP/1.1\r\nhost: foo\r\nif-none-match: \"x\"\r\n{way.lines}\r\n")
+            client.send(f'GET / HTTP/1.1\r\nhost: foo\r\nif-none-match: "x"\r\n{way.lines}\r\n')
             head, _ = client.answer()
             assert (head.status, head.get("etag")) == (int(status[:3]), '"x"')
             assert "transfer-encoding" not in head.names()
@@ -250,6 +253,7 @@ def test_statuses_and_lengths_are_the_targets(way, serve, status):
 
 def test_an_answer_may_come_before_the_request_is_read(way, serve):
     """The target refuses an upload after its head; the client hears of it while it still uploads."""
+
     def handler(conn):
         conn.head()
         conn.send("HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nno!")
@@ -264,6 +268,7 @@ def test_an_answer_may_come_before_the_request_is_read(way, serve):
 
 def test_an_answer_streams_while_the_upload_goes_on(way, serve):
     """Full duplex: chunk n of the answer comes only after chunk n of the request."""
+
     def handler(conn):
         conn.head()
         conn.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -357,7 +362,9 @@ def test_rule_16_a_refused_expectation_is_no_upload(way, serve, status):
         client.send(f"{EXPECTING}{way.lines}\r\n")
         head = client.head()
         assert head.status == status, "and no 100 before"
+        assert head.get("connection") == "close", "whose body was not read, it cannot be kept"
         assert client.body(head) == b"no"
+        assert client.rest() == b""
 
 
 def test_rule_16_a_target_that_knows_no_expect_gets_the_body_after_a_while(way, serve):
@@ -401,6 +408,7 @@ def test_connect_is_refused(way, serve):
 
 def test_early_bytes_after_an_upgrade_are_not_lost(way, serve):
     """Bytes behind the 101, and behind the request, belong to the tunnel."""
+
     def handler(conn):
         conn.head()
         conn.send(

@@ -6,6 +6,7 @@ import h2.errors
 import h2.events
 import httpx
 import pytest
+
 from support import ways
 from support.http2 import H2Client, h2_peer
 from support.process import PATIENCE
@@ -13,6 +14,7 @@ from support.wire import answering, connect
 
 #: What the peer speaks.
 PEERS = pytest.mark.parametrize("scheme", ["http", "h2c"])
+
 
 @PEERS
 def test_httpx_and_hypercorn(way, hypercorn, scheme):
@@ -59,7 +61,9 @@ def test_rule_16_h2_fields_pass_byte_for_byte(way, serve):
 
     def handler(peer, stream, fields):
         seen.extend(fields)
-        peer.headers(stream, [(":status", "200"), ("x-a", b"\xe9"), ("x-b", "1"), ("x-b", "2")], end=True)
+        peer.headers(
+            stream, [(":status", "200"), ("x-a", b"\xe9"), ("x-b", "1"), ("x-b", "2")], end=True
+        )
 
     way = way(serve(h2_peer(handler)).port, scheme="h2c")
     with H2Client(way) as client:
@@ -228,6 +232,7 @@ def test_a_request_that_meets_a_goaway_is_sent_again(way, serve):
     """GOAWAY names the last stream that was seen: the one after it is safe to send elsewhere
     (RFC 9113, section 6.8).
     """
+
     def handler(peer, stream, _fields):
         if stream > 1:
             peer.state.close_connection(last_stream_id=1)

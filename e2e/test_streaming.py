@@ -8,6 +8,7 @@ import threading
 
 import h2.events
 import pytest
+
 from support import ways
 from support.http2 import H2Client, h2_peer
 from support.process import PATIENCE

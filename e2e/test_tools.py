@@ -5,6 +5,7 @@ import subprocess
 import threading
 
 import pytest
+
 from support import ways
 from support.process import PATIENCE
 from support.servers import Nginx
@@ -59,35 +60,22 @@ def test_curl_expects_100_and_gets_it_from_the_target(way, serve, curl):
     assert log.index("< HTTP/1.1 100") < log.index("< HTTP/1.1 200")
 
 
-def test_curl_does_not_upload_what_is_refused(way, serve, curl):
+@pytest.mark.parametrize("status", [413, 417])
+def test_curl_does_not_upload_what_is_refused(way, serve, curl, status):
+    """A 417 that keeps the connection makes curl ask again without `Expect`. This one cannot be kept,
+    since the body that belongs to it was not read, and says so; curl then takes it for the answer.
+    """
+
     def handler(conn):
         conn.head()
-        conn.send("HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno")
+        conn.send(f"HTTP/1.1 {status} No\r\ncontent-length: 2\r\n\r\nno")
         assert conn.rest() == b""
 
-    way = way(serve(handler).port)
+    peer = serve(handler)
+    way = way(peer.port)
     said, _ = curl(way, *EXPECTING, "-w", "%{http_code} %{size_upload}", data=b"x" * 100_000)
-    assert said == "no413 0"
-
-
-def test_curl_asks_again_without_expectation_after_a_417(way, serve, curl):
-    expectations = []
-
-    def handler(conn):
-        while head := conn.head():
-            expectations.append(head.get("expect"))
-            if expectations[-1]:
-                conn.send("HTTP/1.1 417 No\r\ncontent-length: 2\r\n\r\nno")
-            else:
-                said = f"{len(conn.body(head))}"
-                conn.send(f"HTTP/1.1 200 OK\r\ncontent-length: {len(said)}\r\n\r\n{said}")
-
-    way = way(serve(handler).port)
-    # Of itself curl expects a 100 for more than 1 MiB only.
-    flags = ["--expect100-timeout", "10", "--data-binary", "@-"]
-    said, _ = curl(way, *flags, "-w", " %{http_code}", data=b"x" * 2_000_000)
-    assert said == "2000000 200"
-    assert expectations == ["100-continue", None]
+    assert said == f"no{status} 0"
+    assert len(peer.connections) == 1
 
 
 @pytest.mark.parametrize("version", ["-0", "--http1.1", "--http2-prior-knowledge"])
@@ -218,7 +206,8 @@ def test_nginx_as_the_target_serves_ranges_and_validators(way, started, tool, cu
     (peer.www / "file.txt").write_bytes(b"0123456789" * 1000)
     way = way(peer.port)
     said, _ = curl(way, "-i", "-r", "5-9", path="/file.txt")
-    assert " 206 " in said and said.endswith("56789")
+    assert " 206 " in said
+    assert said.endswith("56789")
     assert "Content-Range: bytes 5-9/10000".lower() in said.lower()
     etag = next(it.split(": ")[1] for it in said.splitlines() if it.lower().startswith("etag"))
     said, _ = curl(way, "-w", "%{http_code}", "-H", f"If-None-Match: {etag}", path="/file.txt")

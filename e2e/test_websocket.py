@@ -9,12 +9,13 @@ import threading
 import time
 
 import pytest
-from support import ways
-from support.process import PATIENCE
-from support.wire import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 from websockets.sync.server import serve as serve_websockets
+
+from support import ways
+from support.process import PATIENCE
+from support.wire import connect
 
 
 class Peer:
@@ -197,7 +198,8 @@ SWITCH = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: we
 def test_a_half_closed_tunnel_still_carries_the_other_half(way, serve):
     def handler(conn):
         head = conn.head()
-        assert head.get("upgrade") == "websocket" and head.get("connection").lower() == "upgrade"
+        assert head.get("upgrade") == "websocket"
+        assert head.get("connection").lower() == "upgrade"
         assert head.get("sec-websocket-key") == "dGhlIHNhbXBsZSBub25jZQ=="
         conn.send(SWITCH)
         assert conn.rest() == b"all of it"
@@ -243,7 +245,8 @@ def test_a_client_that_is_gone_ends_the_tunnel(way, serve):
     way = way(serve(handler).port)
     client = connect(way.port)
     client.send(f"{HANDSHAKE}{way.lines}\r\n")
-    assert client.head().status == 101 and open_.wait(PATIENCE)
+    assert client.head().status == 101
+    assert open_.wait(PATIENCE)
     gone = time.monotonic()
     client.reset()
     assert ended.get(timeout=PATIENCE) - gone < 1

@@ -47,7 +47,7 @@ class Peer:
     def _text(self, text, payload=b""):
         return self.messages.Text(text=text, payload=payload)
 
-    def Unary(self, request, context):  # noqa: N802  the names of the protocol
+    def Unary(self, request, context):
         sent = dict(context.invocation_metadata())
         self.seen.append(sent)
         context.send_initial_metadata([("x-peer", self.name), ("x-back", sent.get("x-ask", ""))])
@@ -56,22 +56,22 @@ class Peer:
         )
         return self._text(request.text.upper(), request.payload)
 
-    def Collect(self, requests, context):  # noqa: N802
+    def Collect(self, requests, context):
         parts = list(requests)
         return self._text("".join(it.text for it in parts), b"".join(it.payload for it in parts))
 
-    def Spell(self, request, context):  # noqa: N802
+    def Spell(self, request, context):
         for number, letter in enumerate(request.text):
             if number:
                 assert self.next_letter.wait(PATIENCE)
                 self.next_letter.clear()
             yield self._text(letter)
 
-    def Chat(self, requests, context):  # noqa: N802
+    def Chat(self, requests, context):
         for number, request in enumerate(requests):
             yield self._text(f"{number}: {request.text}", request.payload)
 
-    def Fail(self, request, context):  # noqa: N802
+    def Fail(self, request, context):
         detail = any_pb2.Any()
         detail.Pack(error_details_pb2.ErrorInfo(reason="TESTED", domain="e2e"))
         status = status_pb2.Status(
@@ -81,7 +81,7 @@ class Peer:
         )
         context.abort_with_status(rpc_status.to_status(status))
 
-    def Hang(self, request, context):  # noqa: N802
+    def Hang(self, request, context):
         context.add_callback(self.cancelled.set)
         self.hanging.set()
         yield self._text("hanging")
