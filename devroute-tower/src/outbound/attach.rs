@@ -72,15 +72,16 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Looks for a contract, or for a field that must go. `None` is the path of everybody who has
-    /// no contract: three header look-ups, one in the extensions, one thread-local read.
+    /// no contract: one pass over the names of the fields, one look-up in the extensions, one thread-local
+    /// read.
     pub(crate) fn find(headers: &HeaderMap, extensions: &Extensions) -> Option<Self> {
         let contract = extensions
             .get::<Contract>()
             .cloned()
             .or_else(context::current);
         let concerned = contract.is_some()
-            || carrier::is_present(headers)
-            || headers.contains_key(&carrier::MATCHED);
+            || carrier::may_concern(headers)
+                && (carrier::is_present(headers) || headers.contains_key(&carrier::MATCHED));
         concerned.then_some(Self { contract })
     }
 }
