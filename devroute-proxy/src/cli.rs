@@ -110,7 +110,7 @@ pub struct SidecarArgs {
     )]
     pub listen: Option<String>,
     /// The service's own instance: http://ADDR for HTTP/1.1, h2c://ADDR for HTTP/2,
-    /// https://HOST[:PORT] for TLS (required)
+    /// https://HOST or https://HOST:PORT for TLS (required)
     #[arg(
         long,
         env = "DEVROUTE_UPSTREAM",
