@@ -19,6 +19,8 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::{LimitArgs, TimerArgs};
+
 /// Answers one request's call to a service from another address, because the request says so.
 #[derive(Debug, Parser)]
 #[command(name = "devroute", version, max_term_width = 100, after_help = PRECEDENCE)]
@@ -364,9 +366,21 @@ pub struct ProcessArgs {
     /// Worker threads [default: as many as there are cores]
     #[arg(long, env = "DEVROUTE_WORKERS", value_name = "N")]
     pub workers: Option<String>,
-    /// How long requests may finish after SIGTERM [default: 30s]
-    #[arg(long, env = "DEVROUTE_DRAIN_TIMEOUT", value_name = "TIME")]
-    pub drain_timeout: Option<String>,
+    /// Share the listening address with other processes that do so, such as the next version
+    /// [default: false]
+    #[arg(
+        long,
+        env = "DEVROUTE_REUSE_PORT",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub reuse_port: Option<String>,
+    #[command(flatten)]
+    pub timers: TimerArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     #[command(flatten)]
     pub log: LogArgs,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use devroute_tower::ClientInfo;
 use devroute_tower::core::TargetPolicy;
 use http::{Request, Response};
@@ -137,8 +138,7 @@ impl Process {
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
-        B: Body + Send + 'static,
-        B::Data: Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (stop_admin, admin_stopped) = shutdown::channel();
@@ -154,8 +154,10 @@ impl Process {
         });
 
         let ProcessConfig {
+            timers,
+            limits,
+            drain,
             workers,
-            drain_timeout,
             tls,
             ..
         } = self.config;
@@ -165,7 +167,9 @@ impl Process {
         }
         let options = Options {
             workers,
-            drain_timeout,
+            timers,
+            limits,
+            drain,
             tls: tls.map(|tls| tls.certificates),
         };
         let drained = server::serve(self.listener, options, self.metrics, signal, make)

@@ -76,6 +76,11 @@ impl Signal {
         let _ = self.0.wait_for(|&begun| begun).await;
     }
 
+    /// [`wait`](Self::wait), of a signal that is needed no more.
+    pub(crate) async fn begun(mut self) {
+        self.wait().await;
+    }
+
     /// Whether it has begun.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {

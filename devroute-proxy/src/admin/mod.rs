@@ -52,10 +52,13 @@ impl Admin {
     pub async fn serve(self, listener: TcpListener, stop: Signal) {
         let metrics = Arc::clone(&self.metrics);
         let router = self.router();
-        let connections = Connections::new(None);
-        server::accept(listener, stop, &metrics, |stream, _client| {
+        let mut options = server::Options::default();
+        // Whoever asks is a program that comes again, or a person.
+        options.drain.grace = Duration::ZERO;
+        let connections = Connections::new(&options);
+        server::accept(listener, stop.begun(), &metrics, |stream, _client| {
             let open = metrics.admin_connections().opened();
-            connections.spawn(stream, router.clone(), open);
+            connections.spawn(stream, router.clone(), open.into());
         })
         .await;
         connections.drain(Duration::from_secs(1)).await;

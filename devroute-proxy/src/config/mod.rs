@@ -14,6 +14,7 @@
 //! router. Not checked: what a higher source has replaced.
 
 mod file;
+mod serving;
 mod settings;
 mod tls;
 mod value;
@@ -28,10 +29,12 @@ use devroute_tower::core::{NetworkRule, ServiceName, TargetPolicy};
 use devroute_tower::transport::{TlsConfig, TlsName};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::serving::{LimitArgs, TimerArgs};
 pub use self::settings::Settings;
 use self::settings::Source;
 pub use self::tls::ListenerTls;
 pub(crate) use self::value::ip as parse_ip;
+use crate::server::{Drain, Limits, Timers};
 
 /// Where the admin listener is when nothing else is said.
 ///
@@ -189,7 +192,6 @@ impl DemoConfig {
     }
 }
 
-const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a process serves.
@@ -204,8 +206,14 @@ pub struct ProcessConfig {
     pub admin: Option<SocketAddr>,
     /// The number of worker threads.
     pub workers: NonZeroUsize,
-    /// How long requests may finish after the process was told to stop.
-    pub drain_timeout: Duration,
+    /// How long clients may take.
+    pub timers: Timers,
+    /// How much they may take.
+    pub limits: Limits,
+    /// How it ends.
+    pub drain: Drain,
+    /// Whether other processes may listen at the same address.
+    pub reuse_port: bool,
 }
 
 impl ProcessConfig {
@@ -215,7 +223,10 @@ impl ProcessConfig {
             tls: None,
             admin: None,
             workers: NonZeroUsize::MIN,
-            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            timers: Timers::default(),
+            limits: Limits::default(),
+            drain: Drain::default(),
+            reuse_port: false,
         }
     }
 
@@ -231,9 +242,10 @@ impl ProcessConfig {
                 .one("admin", value::address_or_off)?
                 .unwrap_or(Some(DEFAULT_ADMIN)),
             workers,
-            drain_timeout: settings
-                .one("drain-timeout", value::duration)?
-                .unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+            timers: serving::timers(settings)?,
+            limits: serving::limits(settings)?,
+            drain: serving::drain(settings)?,
+            reuse_port: settings.one("reuse-port", value::boolean)?.unwrap_or(false),
         })
     }
 }

@@ -3,8 +3,11 @@
 //! Each function takes the text of one value and returns it typed, or the sentence that says what
 //! was expected. The sentence never says where the value came from: the caller knows and adds it.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use devroute_tower::OnFailure;
@@ -49,6 +52,36 @@ pub(crate) fn port(text: &str) -> Result<u16, String> {
     }
 }
 
+/// A whole number in `range`.
+pub(crate) fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + fmt::Display,
+{
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!(
+            "{text:?} is not a number from {} to {}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+/// A number of bytes that a head may have.
+pub(crate) fn head_size(text: &str) -> Result<u32, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let size = text.split_at_checked(digits).and_then(|(number, unit)| {
+        let unit = match unit {
+            "KiB" => 1024,
+            "MiB" => 1024 * 1024,
+            _ => return None,
+        };
+        number.parse::<u32>().ok()?.checked_mul(unit)
+    });
+    size.filter(|size| (8 * 1024..=1024 * 1024).contains(size))
+        .ok_or_else(|| format!("{text:?} is not a size from 8KiB to 1MiB (such as 64KiB)"))
+}
+
 /// A positive count.
 pub(crate) fn count(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse::<NonZeroUsize>() {
@@ -90,6 +123,16 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err(format!("{text:?} leaves no time at all")),
         time => Ok(time),
     }
+}
+
+/// [`positive_duration`], or `off`.
+pub(crate) fn positive_duration_or_off(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    positive_duration(text)
+        .map(Some)
+        .map_err(|message| format!("{message}, or `off`"))
 }
 
 /// The service's own instance.

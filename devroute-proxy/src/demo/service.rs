@@ -38,10 +38,10 @@ impl Service {
     pub(super) async fn serve(self, listener: TcpListener, signal: Signal) {
         let router = self.router();
         let metrics = Metrics::new("demo", 1);
-        let connections = Connections::new(None);
-        server::accept(listener, signal, &metrics, |stream, _client| {
+        let connections = Connections::new(&server::Options::default());
+        server::accept(listener, signal.begun(), &metrics, |stream, _client| {
             let open = metrics.worker(0).connections().opened();
-            connections.spawn(stream, router.clone(), open);
+            connections.spawn(stream, router.clone(), open.into());
         })
         .await;
     }

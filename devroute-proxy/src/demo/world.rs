@@ -112,7 +112,8 @@ impl Start<'_> {
 
         let mut sidecar = SidecarConfig::new(name(service)?, free(base, index), upstream);
         sidecar.process.admin = Some(free(base, 90 + index));
-        sidecar.process.drain_timeout = Duration::from_secs(2);
+        sidecar.process.drain.grace = Duration::ZERO;
+        sidecar.process.drain.timeout = Duration::from_secs(2);
         // The whole demo is on one machine, so its laptop is on loopback.
         sidecar.reroute.policy = sidecar.reroute.policy.allow_loopback(true);
         sidecar.on_failure = self.config.on_failure;

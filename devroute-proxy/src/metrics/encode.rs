@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Causes, ConnectionMetrics, Decision, Latencies, Listener, Metrics};
+use super::{Causes, ConnectionMetrics, Decision, Latencies, Limit, Listener, Metrics, Timer};
 
 /// Everything `metrics` holds, added up now.
 pub(super) fn render(metrics: &Arc<Metrics>) -> String {
@@ -65,7 +65,8 @@ impl Collector for Snapshot {
                 .map(ConnectionMetrics::handshakes_failed)
                 .sum(),
         )?;
-        connections(encoder, metrics)
+        connections(encoder, metrics)?;
+        ends(encoder, metrics)
     }
 }
 
@@ -152,6 +153,32 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::R
             .sum::<u64>();
         let labels = [("listener", label)];
         ConstCounter::new(accepted).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What clients took too much of.
+fn ends(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
+    let sum = |count: &dyn Fn(&ConnectionMetrics) -> u64| {
+        metrics.connections(Listener::Proxy).map(count).sum::<u64>()
+    };
+
+    let help = "Connections closed because a time of the client ran out";
+    let name = "client_timeouts";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for timer in Timer::ALL {
+        let labels = [("timer", timer.as_str())];
+        let count = sum(&|connections| connections.timeouts(timer));
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+
+    let help = "Connections and requests refused because there was too much of them";
+    let name = "limits_reached";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for limit in Limit::ALL {
+        let labels = [("limit", limit.as_str())];
+        let count = sum(&|connections| connections.limits(limit));
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -98,6 +98,57 @@ pub enum Listener {
     Admin,
 }
 
+/// Which time of a client ran out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Timer {
+    /// Until its first byte.
+    FirstByte,
+    /// For the head of a request.
+    Head,
+    /// Between two requests.
+    Idle,
+}
+
+impl Timer {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; 3] = [Self::FirstByte, Self::Head, Self::Idle];
+
+    /// The label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstByte => "first_byte",
+            Self::Head => "head",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// Which limit a client met.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Of connections.
+    Connections,
+    /// Of the head of a request: its bytes or its fields.
+    Head,
+}
+
+impl Limit {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; 2] = [Self::Connections, Self::Head];
+
+    /// The label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Head => "head",
+        }
+    }
+}
+
 /// Everything one process counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -156,6 +207,11 @@ impl Metrics {
     /// Counts a connection that could not be accepted.
     pub(crate) fn accept_error(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where connections are counted that never get to a worker.
+    pub(crate) fn refused_connections(&self) -> Arc<ConnectionMetrics> {
+        self.worker(0).connections()
     }
 
     /// The number of open connections that clients have to this listener.
@@ -282,6 +338,8 @@ pub(crate) struct ConnectionMetrics {
     accepted: AtomicU64,
     closed: AtomicU64,
     handshakes_failed: AtomicU64,
+    timeouts: [AtomicU64; Timer::ALL.len()],
+    limits: [AtomicU64; Limit::ALL.len()],
 }
 
 impl ConnectionMetrics {
@@ -301,6 +359,23 @@ impl ConnectionMetrics {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// Counts what met a limit.
+    pub(crate) fn limit_reached(&self, limit: Limit) {
+        if let Some(count) = self.limits.get(limit as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn timeouts(&self, timer: Timer) -> u64 {
+        let count = self.timeouts.get(timer as usize);
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    fn limits(&self, limit: Limit) -> u64 {
+        let count = self.limits.get(limit as usize);
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
     fn handshakes_failed(&self) -> u64 {
         self.handshakes_failed.load(Ordering::Relaxed)
     }
@@ -314,6 +389,18 @@ impl OpenConnection {
     /// Counts a connection that never got as far as HTTP.
     pub(crate) fn handshake_failed(&self) {
         self.0.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts it as one whose time ran out.
+    pub(crate) fn timed_out(&self, timer: Timer) {
+        if let Some(count) = self.0.timeouts.get(timer as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a limit that it met.
+    pub(crate) fn limit_reached(&self, limit: Limit) {
+        self.0.limit_reached(limit);
     }
 }
 
@@ -386,6 +473,12 @@ mod tests {
     fn labels_follow_the_order_of_the_counters() {
         for (index, decision) in Decision::ALL.into_iter().enumerate() {
             assert_eq!(decision as usize, index, "{}", decision.as_str());
+        }
+        for (index, timer) in Timer::ALL.into_iter().enumerate() {
+            assert_eq!(timer as usize, index, "{}", timer.as_str());
+        }
+        for (index, limit) in Limit::ALL.into_iter().enumerate() {
+            assert_eq!(limit as usize, index, "{}", limit.as_str());
         }
     }
 }

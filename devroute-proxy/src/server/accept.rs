@@ -2,34 +2,36 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
+use super::listen::BACKLOG;
 use crate::metrics::Metrics;
-use crate::shutdown::Signal;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Hands every connection to `take` until `signal`; then the listener closes.
+/// Hands every connection to `take` until `stop`; then the listener closes.
 ///
 /// Where the system has nothing left to accept with (no descriptors, no memory), it waits a little
 /// longer each time: the connection stays in the queue, and trying at once would burn a core.
 pub(crate) async fn accept(
     listener: TcpListener,
-    mut signal: Signal,
+    stop: impl Future<Output = ()>,
     metrics: &Metrics,
     mut take: impl FnMut(TcpStream, SocketAddr),
 ) {
+    let mut stop = pin!(stop);
     let mut pause = SHORTEST_PAUSE;
     let mut logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             // A flood of connections must not keep the shutdown from being seen.
             biased;
-            () = signal.wait() => return,
+            () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
         let error = match accepted {
@@ -49,11 +51,37 @@ pub(crate) async fn accept(
             tracing::error!(%error, "cannot accept connections");
         }
         tokio::select! {
-            () = signal.wait() => return,
+            () = &mut stop => break,
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    if let Err(error) = accept_waiting(listener, take) {
+        tracing::debug!(%error, "cannot accept what waits");
+    }
+}
+
+/// Takes what is in the queue of a listener that is to be closed: the system would reset it.
+///
+/// It asks the system itself, since what tokio knows may be older than the last connection.
+fn accept_waiting(
+    listener: TcpListener,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    // A listener that others share may never run dry.
+    for _ in 0..BACKLOG {
+        let (stream, client) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if is_of_connection(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        stream.set_nonblocking(true)?;
+        let _ = stream.set_nodelay(true);
+        take(TcpStream::from_std(stream)?, canonical(client));
+    }
+    Ok(())
 }
 
 /// A listener on all addresses sees IPv4 clients as `::ffff:a.b.c.d`; everybody else, and
@@ -75,6 +103,24 @@ fn is_of_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_in_the_queue_when_the_listener_closes_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(std::net::TcpStream::connect(address).unwrap());
+        }
+        let mut taken = 0;
+        let stopped = std::future::ready(());
+        accept(listener, stopped, &Metrics::new("test", 1), |_, _| {
+            taken += 1
+        })
+        .await;
+        assert_eq!(taken, 3);
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
 
     #[test]
     fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {

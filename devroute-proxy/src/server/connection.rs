@@ -4,122 +4,483 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::preface::Preface;
+use super::activity::Activity;
+use super::admission::Admitted;
+use super::exchange::Exchange;
+use super::lifetime::{self, Draining, Patience};
 use super::stream::Stream;
-use super::{BoxError, Certificates};
-use crate::metrics::OpenConnection;
+use super::watched::Watched;
+use super::{BoxError, Certificates, Limits, Options, Timers};
+use crate::metrics::Limit;
 
-/// From the accept to the end of the TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// From there to the end of the HTTP/2 preface, or to the first byte that is none.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
-/// For an HTTP/1 head, and between the end of an exchange and the next head.
-///
-/// Longer than the idle time of the usual clients' pools, so that it is they who close first and
-/// no request meets a connection that is being closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// Of an HTTP/1 head in bytes, and of an HTTP/2 header list.
-const MAX_HEAD: u16 = u16::MAX;
-/// Concurrent streams of one HTTP/2 connection.
-const MAX_STREAMS: u32 = 256;
+/// What a connection that is one too many gets for the head of its request.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The least that hyper takes for a head.
+const LEAST_HEAD: u32 = 8 * 1024;
 
 /// The connections of one runtime, which end together.
 pub(crate) struct Connections {
     builder: Arc<auto::Builder<TokioExecutor>>,
     tls: Option<Certificates>,
-    graceful: GracefulShutdown,
-    /// Every stream holds a receiver: tunnels, too, which are no connections of HTTP any more.
-    streams: watch::Sender<()>,
+    patience: Patience,
+    headers: usize,
+    draining: Arc<Draining>,
+    /// Every connection holds a receiver: tunnels, too, which are no connections of HTTP any more.
+    alive: watch::Sender<()>,
 }
 
 impl Connections {
-    /// With certificates, clients have to speak TLS.
-    pub(crate) fn new(tls: Option<Certificates>) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(usize::from(MAX_HEAD));
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(u32::from(MAX_HEAD))
-            .max_concurrent_streams(MAX_STREAMS);
+    pub(crate) fn new(options: &Options) -> Self {
+        let Options { limits, timers, .. } = options;
+        let head_size = limits.head_size.max(LEAST_HEAD);
         Self {
-            builder: Arc::new(builder),
-            tls,
-            graceful: GracefulShutdown::new(),
-            streams: watch::Sender::new(()),
+            builder: Arc::new(builder(limits, head_size)),
+            tls: options.tls.clone(),
+            patience: Patience {
+                timers: *timers,
+                grace: options.drain.grace,
+                head_size,
+            },
+            headers: limits.headers,
+            draining: Arc::default(),
+            alive: watch::Sender::new(()),
         }
     }
 
     /// Serves `stream` in a task of its own.
-    pub(crate) fn spawn<S, B>(&self, stream: TcpStream, service: S, open: OpenConnection)
+    pub(crate) fn spawn<S, B>(&self, stream: TcpStream, service: S, admitted: Admitted)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
-        B: Body + Send + 'static,
-        B::Data: Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let guard = (open, self.streams.subscribe());
-        let (service, watcher) = (TowerToHyperService::new(service), self.graceful.watcher());
+        let connection = self.admit(admitted, service);
         let Some(tls) = &self.tls else {
-            let io = TokioIo::new(Preface::new(Stream::Tcp(stream), PREFACE_TIMEOUT, guard));
-            let connection = self.builder.serve_connection_with_upgrades(io, service);
-            tokio::spawn(ended(watcher.watch(connection.into_owned())));
+            tokio::spawn(connection.serve(Stream::Tcp(stream)));
             return;
         };
-        let (acceptor, builder) = (tls.acceptor(), Arc::clone(&self.builder));
+        let acceptor = tls.acceptor();
         tokio::spawn(async move {
-            let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-            let stream = match accepted {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
-                Ok(Err(error)) => {
-                    guard.0.handshake_failed();
-                    tracing::debug!(%error, "a TLS handshake failed");
-                    return;
-                }
-                Err(_elapsed) => {
-                    guard.0.handshake_failed();
-                    tracing::debug!("a TLS handshake was not finished in time");
-                    return;
-                }
-            };
-            let io = TokioIo::new(Preface::new(stream, PREFACE_TIMEOUT, guard));
-            let connection = builder.serve_connection_with_upgrades(io, service);
-            ended(watcher.watch(connection.into_owned())).await;
+            let handshake = acceptor.accept(stream);
+            let timeout = connection.patience.timers.head;
+            let activity = Arc::clone(&connection.activity);
+            match tokio::time::timeout(timeout, handshake).await {
+                Ok(Ok(stream)) => return connection.serve(Stream::Tls(Box::new(stream))).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_elapsed) => tracing::debug!("a TLS handshake was not finished in time"),
+            }
+            activity.open().handshake_failed();
         });
+    }
+
+    /// What becomes a connection when it gets its stream.
+    fn admit<S>(&self, admitted: Admitted, service: S) -> Connection<S> {
+        let refused = admitted.is_refused();
+        let mut patience = self.patience;
+        if refused {
+            patience.timers = Timers {
+                first_byte: REFUSAL_TIMEOUT,
+                head: REFUSAL_TIMEOUT,
+                idle: Some(REFUSAL_TIMEOUT),
+            };
+        }
+        let alive = self.alive.subscribe();
+        let activity = Activity::new(admitted, Arc::clone(&self.draining), alive);
+        let service = Exchange::new(service, Arc::clone(&activity), self.headers).refused(refused);
+        Connection {
+            builder: Arc::clone(&self.builder),
+            activity,
+            patience,
+            service,
+        }
     }
 
     /// Lets requests in flight and tunnels finish, for so long; whether all of them did.
     pub(crate) async fn drain(self, timeout: Duration) -> bool {
-        let Self {
-            graceful, streams, ..
-        } = self;
-        let drained = async {
-            graceful.shutdown().await;
-            streams.closed().await;
-        };
-        tokio::time::timeout(timeout, drained).await.is_ok()
+        self.draining.begin();
+        tokio::time::timeout(timeout, self.alive.closed())
+            .await
+            .is_ok()
     }
 }
 
-async fn ended(connection: impl Future<Output = Result<(), BoxError>>) {
-    // Nearly always a client that has gone; what matters to somebody is told elsewhere.
-    if let Err(error) = connection.await {
-        tracing::debug!(error = &*error, "connection ended early");
+fn builder(limits: &Limits, head_size: u32) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        // Its timer cuts what is idle as well; ours does not (see `lifetime`).
+        .header_read_timeout(None)
+        .max_buf_size(usize::try_from(head_size).unwrap_or(usize::MAX));
+    if limits.headers != Limits::HEADERS {
+        // Not for the default, which hyper keeps on the stack.
+        builder.http1().max_headers(limits.headers);
+    }
+    builder
+        .http2()
+        // For the graceful end; no PING is sent, since a laptop at a breakpoint does not answer one.
+        .timer(TokioTimer::new())
+        .max_header_list_size(head_size)
+        .max_concurrent_streams(limits.streams);
+    builder
+}
+
+/// Everything about a connection but its stream.
+struct Connection<S> {
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    activity: Arc<Activity>,
+    patience: Patience,
+    service: Exchange<S>,
+}
+
+impl<S> Connection<S> {
+    async fn serve<I, B>(self, io: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Self {
+            builder,
+            activity,
+            patience,
+            service,
+        } = self;
+        let io = TokioIo::new(Watched::new(io, Arc::clone(&activity)));
+        let service = TowerToHyperService::new(service);
+        let connection = builder.serve_connection_with_upgrades(io, service);
+        if let Err(error) = lifetime::live(connection, Arc::clone(&activity), patience).await {
+            if is_head_too_large(&*error) {
+                activity.open().limit_reached(Limit::Head);
+            }
+            // Nearly always a client that has gone; what matters to somebody is told elsewhere.
+            tracing::debug!(error = &*error, "connection ended early");
+        }
+    }
+}
+
+/// Whether hyper has answered 431.
+fn is_head_too_large(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_parse_too_large)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    /// One connection in paused time, whose requests are answered as long after they came as their
+    /// path says, in seconds.
+    struct Fixture {
+        client: DuplexStream,
+        connections: Option<Connections>,
+        metrics: Arc<Metrics>,
+        began: Instant,
+    }
+
+    fn fixture(adapt: impl FnOnce(&mut Options)) -> Fixture {
+        let mut options = Options::default();
+        options.timers = Timers {
+            first_byte: Duration::from_secs(30),
+            head: Duration::from_secs(10),
+            idle: Some(Duration::from_secs(100)),
+        };
+        adapt(&mut options);
+        let metrics = Metrics::new("test", 1);
+        let connections = Connections::new(&options);
+        let (client, server) = tokio::io::duplex(1024);
+        let open = metrics.worker(0).connections().opened();
+        let service = tower::service_fn(async |request: Request<Incoming>| {
+            let seconds = request.uri().path().trim_start_matches('/').parse();
+            sleep(Duration::from_secs(seconds.unwrap_or_default())).await;
+            let body = "x".repeat(if request.uri().query().is_some() {
+                10_000
+            } else {
+                2
+            });
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(body)))
+        });
+        tokio::spawn(connections.admit(open.into(), service).serve(server));
+        Fixture {
+            client,
+            connections: Some(connections),
+            metrics,
+            began: Instant::now(),
+        }
+    }
+
+    impl Fixture {
+        async fn send(&mut self, bytes: &[u8]) {
+            self.client.write_all(bytes).await.unwrap();
+        }
+
+        /// Reads an answer with a body of two bytes.
+        async fn answer(&mut self) -> String {
+            let mut read = String::new();
+            while !read.ends_with("\r\n\r\nxx") {
+                let byte = self.client.read_u8().await.unwrap();
+                read.push(char::from(byte));
+            }
+            read
+        }
+
+        /// Waits for the end of the connection; what came before it, and the time since the
+        /// beginning.
+        async fn end(&mut self) -> (Vec<u8>, u64) {
+            let mut read = Vec::new();
+            let _ = self.client.read_to_end(&mut read).await;
+            (read, self.began.elapsed().as_secs())
+        }
+
+        fn counted(&self, sample: &str) -> bool {
+            self.metrics.render().contains(sample)
+        }
+
+        fn drain(&mut self, timeout: u64) -> tokio::task::JoinHandle<bool> {
+            let connections = self.connections.take().unwrap();
+            tokio::spawn(connections.drain(Duration::from_secs(timeout)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_connection() {
+        for sent in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n"] {
+            let mut fixture = fixture(|_| {});
+            fixture.send(sent).await;
+            assert_eq!(fixture.end().await, (vec![], 30));
+            assert!(fixture.counted("client_timeouts_total{timer=\"first_byte\"} 1"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_time_from_its_first_byte() {
+        let mut fixture = fixture(|_| {});
+        sleep(Duration::from_secs(20)).await;
+        fixture.send(b"GET / HTTP/1.1\r\n").await;
+        sleep(Duration::from_secs(6)).await;
+        fixture.send(b"host: a\r\n").await;
+        assert_eq!(
+            fixture.end().await,
+            (vec![], 30),
+            "20 of silence, 10 of head"
+        );
+        assert!(fixture.counted("client_timeouts_total{timer=\"head\"} 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_head_has_its_time_as_well() {
+        let mut fixture = fixture(|_| {});
+        fixture.send(GET).await;
+        fixture.answer().await;
+        sleep(Duration::from_secs(80)).await;
+        fixture.send(b"GET").await;
+        assert_eq!(fixture.end().await, (vec![], 90));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_that_is_finished_in_time_is_answered() {
+        let mut fixture = fixture(|_| {});
+        for byte in GET {
+            fixture.send(&[*byte]).await;
+            sleep(Duration::from_millis(300)).await;
+        }
+        fixture.answer().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_after_its_time_or_a_quarter_more() {
+        for requests in [1, 5] {
+            let mut fixture = fixture(|_| {});
+            for _ in 0..requests {
+                sleep(Duration::from_secs(10)).await;
+                fixture.send(GET).await;
+                fixture.answer().await;
+            }
+            let idle_since = fixture.began.elapsed().as_secs();
+            let (rest, end) = fixture.end().await;
+            assert!(rest.is_empty());
+            assert!((100..=125).contains(&(end - idle_since)), "{end}");
+            assert!(fixture.counted("client_timeouts_total{timer=\"idle\"} 1"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_timer_runs_while_an_answer_is_awaited() {
+        let mut fixture = fixture(|_| {});
+        for _ in 0..2 {
+            fixture.send(b"GET /7200 HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            fixture.answer().await;
+        }
+        assert!(fixture.began.elapsed() >= Duration::from_secs(4 * 3600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_timer_runs_while_a_body_is_awaited_or_an_answer_is_not_read() {
+        let mut fixture = fixture(|_| {});
+        fixture
+            .send(b"POST /1?long HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n")
+            .await;
+        // The service does not read it; the answer is larger than what the client takes.
+        sleep(Duration::from_secs(7200)).await;
+        let mut head = [0; 17];
+        fixture.client.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK\r\n");
+        let (rest, _) = fixture.end().await;
+        assert!(rest.len() > 10_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_idle_time_a_connection_stays() {
+        let mut fixture = fixture(|options| options.timers.idle = None);
+        fixture.send(GET).await;
+        fixture.answer().await;
+        sleep(Duration::from_secs(100_000)).await;
+        fixture.send(GET).await;
+        fixture.answer().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_http2_connection_is_told_before_it_ends() {
+        let mut fixture = fixture(|_| {});
+        fixture.send(PREFACE).await;
+        let (read, end) = fixture.end().await;
+        let goaway = b"\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0";
+        assert!(read.windows(goaway.len()).any(|bytes| bytes == goaway));
+        // This client does not answer the PING that comes with it, and is not waited for for ever.
+        assert!((200..=250).contains(&end), "{end}");
+        assert!(fixture.counted("client_timeouts_total{timer=\"idle\"} 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_answers_what_is_in_flight_and_says_that_it_was_the_last() {
+        let mut fixture = fixture(|_| {});
+        fixture.send(b"GET /20 HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        sleep(Duration::from_secs(5)).await;
+        let drained = fixture.drain(30);
+        let answer = fixture.answer().await;
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert_eq!(fixture.end().await, (vec![], 20));
+        assert!(drained.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_takes_one_more_request_on_an_idle_connection() {
+        let mut fixture = fixture(|_| {});
+        fixture.send(GET).await;
+        let first = fixture.answer().await;
+        assert!(!first.contains("connection: close"), "{first}");
+        let drained = fixture.drain(30);
+        sleep(Duration::from_secs(1)).await;
+        fixture.send(GET).await;
+        let answer = fixture.answer().await;
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert_eq!(fixture.end().await, (vec![], 1));
+        assert!(drained.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_what_stays_idle_after_a_grace() {
+        for sent in [&b""[..], GET] {
+            let mut fixture = fixture(|_| {});
+            fixture.send(sent).await;
+            if !sent.is_empty() {
+                fixture.answer().await;
+            }
+            let drained = fixture.drain(30);
+            assert_eq!(fixture.end().await, (vec![], 2));
+            assert!(drained.await.unwrap());
+            assert!(fixture.counted("client_timeouts_total{timer=\"idle\"} 0"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_began_before_the_drain_leaves_a_grace_behind_it() {
+        let mut fixture = fixture(|_| {});
+        fixture
+            .send(b"GET /0?long HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await;
+        sleep(Duration::from_secs(1)).await;
+        let drained = fixture.drain(30);
+        sleep(Duration::from_secs(10)).await;
+        // The answer has not said that it is the last, so a request may be behind it.
+        let mut read = Vec::new();
+        while !read.ends_with(&[b'x'; 10_000]) {
+            read.push(fixture.client.read_u8().await.unwrap());
+        }
+        fixture.send(GET).await;
+        let answer = fixture.answer().await;
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(drained.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_tells_http2_at_once() {
+        let mut fixture = fixture(|_| {});
+        fixture.send(PREFACE).await;
+        sleep(Duration::from_secs(1)).await;
+        let drained = fixture.drain(30);
+        sleep(Duration::from_secs(1)).await;
+        let mut read = vec![0; 1024];
+        let count = fixture.client.read(&mut read).await.unwrap();
+        let goaway = b"\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0";
+        assert!(
+            read[..count]
+                .windows(goaway.len())
+                .any(|bytes| bytes == goaway)
+        );
+        assert!(
+            !drained.await.unwrap(),
+            "it does not go, and is cut with the runtime"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_one_too_many_is_told_so_and_let_go() {
+        let options = Options::default();
+        let metrics = Metrics::new("test", 1);
+        let connections = Connections::new(&options);
+        let admission = super::super::admission::Admission::new(0);
+        let (mut client, server) = tokio::io::duplex(1024);
+        let admitted = Admitted {
+            open: metrics.worker(0).connections().opened(),
+            place: admission.admit(),
+        };
+        let service = tower::service_fn(|_: Request<Incoming>| -> Ready<_> {
+            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+        });
+        tokio::spawn(connections.admit(admitted, service).serve(server));
+        client.write_all(GET).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(answer.contains("too_many_connections"), "{answer}");
     }
 }

@@ -4,14 +4,16 @@
 //! connections spread over the cores. A worker is a thread with a single-threaded runtime and
 //! whatever its service builds there, such as a pool of connections; nothing moves between workers.
 //!
-//! A drain lets requests in flight finish, and tunnels (WebSocket), which only their peers can end;
-//! what is left when the time is over is cut.
-//!
 //! With a certificate the listener speaks TLS 1.2 and 1.3, and by ALPN HTTP/2 or HTTP/1.1.
 //!
-//! A client that says nothing is cut off: in the TLS handshake, before its first byte, within the preface of HTTP/2,
-//! within a head. A request in progress never is, because whoever answers it may sit at a
-//! breakpoint. Refused: heads of more than 64 KiB, more than 256 concurrent streams a connection.
+//! A drain stops accepting, and lets requests in flight finish, and tunnels (WebSocket), which only
+//! their peers can end; what is left when the time is over is cut. What it means to each connection
+//! is in `lifetime.rs`.
+//!
+//! A client that says nothing is cut off ([`Timers`]): in the TLS handshake, before its first byte,
+//! within a head, after an answer. A request in progress never is, because whoever answers it may sit
+//! at a breakpoint. Refused ([`Limits`]): heads that are too long with 431, connections beyond the
+//! limit with 503, and streams beyond theirs.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -37,31 +39,40 @@
 //! ```
 
 mod accept;
+mod activity;
+mod admission;
 mod certificates;
 mod connection;
-mod preface;
+mod exchange;
+mod lifetime;
+mod limits;
+mod listen;
+mod refusal;
 mod stream;
+mod watched;
 mod worker;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
+use bytes::Bytes;
 use devroute_tower::ClientInfo;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tower_service::Service;
 
 pub(crate) use self::accept::accept;
+use self::admission::{Admission, Place};
 pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
-use crate::config::Bind;
-use crate::metrics::{Metrics, WorkerMetrics};
+pub use self::limits::{Drain, Limits, Timers};
+pub use self::listen::{bind, bind_shared};
+use self::worker::Accepted;
+use crate::metrics::{Limit, Metrics, WorkerMetrics};
 use crate::shutdown::Signal;
 
 /// How a server runs.
@@ -70,8 +81,12 @@ use crate::shutdown::Signal;
 pub struct Options {
     /// The number of worker threads.
     pub workers: NonZeroUsize,
-    /// How long requests may finish after the shutdown began.
-    pub drain_timeout: Duration,
+    /// How long a client may keep its connection without a request.
+    pub timers: Timers,
+    /// How much clients may take.
+    pub limits: Limits,
+    /// How it ends.
+    pub drain: Drain,
     /// What is shown to clients, which speak TLS then and nothing else.
     pub tls: Option<Certificates>,
 }
@@ -80,7 +95,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             workers: NonZeroUsize::MIN,
-            drain_timeout: Duration::from_secs(30),
+            timers: Timers::default(),
+            limits: Limits::default(),
+            drain: Drain::default(),
             tls: None,
         }
     }
@@ -92,36 +109,6 @@ impl Default for Options {
 pub struct Drained {
     /// Connections that were still busy when the time was over.
     pub abandoned: u64,
-}
-
-/// Listens.
-///
-/// # Errors
-///
-/// When the address cannot be had.
-pub async fn bind(bind: Bind) -> io::Result<TcpListener> {
-    match bind {
-        Bind::Address(address) => listen(address),
-        Bind::Everywhere(port) => {
-            // IPv6 first: its unspecified address takes IPv4 as well, where the system has both.
-            listen((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error.kind() {
-                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-                _ => listen((Ipv4Addr::UNSPECIFIED, port).into()),
-            })
-        }
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // Connections of the process before this one, in TIME_WAIT, do not hold the port.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(1024)
 }
 
 /// An error of any type.
@@ -148,8 +135,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let make = Arc::new(make);
@@ -164,17 +150,32 @@ where
         )?);
     }
 
+    let admission = Admission::new(options.limits.connections);
+    let refused = metrics.refused_connections();
     let mut turn = 0_usize;
-    accept(listener, signal, &metrics, |stream, client| {
-        let Ok(mut stream) = stream.into_std() else {
+    let stop = async {
+        signal.begun().await;
+        tokio::time::sleep(options.drain.delay).await;
+    };
+    accept(listener, stop, &metrics, |stream, client| {
+        let place = admission.admit();
+        if place.as_ref().is_none_or(Place::is_refused) {
+            refused.limit_reached(Limit::Connections);
+        }
+        let (Some(place), Ok(stream)) = (place, stream.into_std()) else {
             return;
+        };
+        let mut accepted = Accepted {
+            stream,
+            client,
+            place,
         };
         // A worker that has died takes nothing; the others go on.
         for _ in 0..workers.len() {
             let worker = workers.get(turn % workers.len());
             turn = turn.wrapping_add(1);
-            match worker.map(|worker| worker.give(stream, client)) {
-                Some(Err(returned)) => stream = returned,
+            match worker.map(|worker| worker.give(accepted)) {
+                Some(Err(returned)) => accepted = returned,
                 _ => return,
             }
         }

@@ -6,28 +6,30 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
+use bytes::Bytes;
 use devroute_tower::ClientInfo;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
+use super::admission::{Admitted, Place};
 use super::{BoxError, Connections, Options};
 use crate::metrics::WorkerMetrics;
 
 /// A running worker.
 #[derive(Debug)]
 pub(super) struct Worker {
-    connections: mpsc::UnboundedSender<(TcpStream, SocketAddr)>,
+    connections: mpsc::UnboundedSender<Accepted>,
     drained: oneshot::Receiver<u64>,
 }
 
 impl Worker {
     /// Gives it a connection, or gets it back where the worker is no more.
-    pub(super) fn give(&self, stream: TcpStream, client: SocketAddr) -> Result<(), TcpStream> {
+    pub(super) fn give(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.connections
-            .send((stream, client))
-            .map_err(|refused| refused.0.0)
+            .send(accepted)
+            .map_err(|returned| returned.0)
     }
 
     /// Begins the drain; the future is the number of connections that did not finish in time.
@@ -36,6 +38,14 @@ impl Worker {
         drop(self.connections);
         async { self.drained.await.unwrap_or_default() }
     }
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) client: SocketAddr,
+    pub(super) place: Place,
 }
 
 /// Starts worker number `index`.
@@ -51,14 +61,13 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel::<Accepted>();
     let (done, drained) = oneshot::channel();
     thread::Builder::new()
         .name(format!("worker-{index}"))
@@ -66,18 +75,21 @@ where
             let abandoned = runtime.block_on(async {
                 let make = make(Arc::clone(&metrics));
                 let tls = options.tls.is_some();
-                let connections = Connections::new(options.tls);
-                while let Some((stream, client)) = receiver.recv().await {
-                    let open = metrics.connections().opened();
-                    match tokio::net::TcpStream::from_std(stream) {
+                let connections = Connections::new(&options);
+                while let Some(accepted) = receiver.recv().await {
+                    let admitted = Admitted {
+                        open: metrics.connections().opened(),
+                        place: Some(accepted.place),
+                    };
+                    match tokio::net::TcpStream::from_std(accepted.stream) {
                         Ok(stream) => {
-                            let client = ClientInfo::new(client).with_tls(tls);
-                            connections.spawn(stream, make(client), open);
+                            let client = ClientInfo::new(accepted.client).with_tls(tls);
+                            connections.spawn(stream, make(client), admitted);
                         }
                         Err(error) => tracing::error!(%error, "a connection was lost"),
                     }
                 }
-                let finished = connections.drain(options.drain_timeout).await;
+                let finished = connections.drain(options.drain.timeout).await;
                 if finished {
                     0
                 } else {

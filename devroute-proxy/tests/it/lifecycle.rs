@@ -39,7 +39,7 @@ async fn what_outlasts_the_drain_is_cut_and_counted() {
     let baseline = Server::holding("baseline").await;
     let timeout = Duration::from_millis(50);
     let sidecar = sidecar(baseline.address, |config| {
-        config.process.drain_timeout = timeout
+        config.process.drain.timeout = timeout
     })
     .await;
     let in_flight = tokio::spawn(sidecar.get("/").send());

@@ -1,0 +1,193 @@
+//! The service of a connection: counts what is in flight, and answers what is too much.
+//!
+//! Around the service of the mode, and inside HTTP: it sees each request after its head is read and
+//! each answer before it is written. An answer over HTTP/1 that begins during a drain is the last one
+//! on its connection, and says so (RFC 9112, section 9.6).
+//!
+//! Refused here, each with a problem (RFC 9457) or the status of gRPC: every request of a connection
+//! that is one too many, and an HTTP/2 request with too many fields. HTTP/1 is refused those while it
+//! is read, by hyper, with an empty body.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::activity::{Activity, InFlight};
+use super::refusal::Refusal;
+use crate::metrics::Limit;
+
+/// The service of one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange<S> {
+    inner: S,
+    activity: Arc<Activity>,
+    /// The most fields of a request.
+    headers: usize,
+    /// Whether the connection is one too many.
+    refused: bool,
+}
+
+impl<S> Exchange<S> {
+    pub(super) fn new(inner: S, activity: Arc<Activity>, headers: usize) -> Self {
+        Self {
+            inner,
+            activity,
+            headers,
+            refused: false,
+        }
+    }
+
+    /// Refuses everything, the connection being one too many.
+    pub(super) fn refused(mut self, refused: bool) -> Self {
+        self.refused = refused;
+        self
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Exchange<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let in_flight = Arc::clone(&self.activity).request();
+        let is_http1 = request.version() < Version::HTTP_2;
+        let refusal = if self.refused {
+            Some(Refusal::Connections)
+        } else if request.headers().len() > self.headers {
+            self.activity.open().limit_reached(Limit::Head);
+            Some(Refusal::Head)
+        } else {
+            None
+        };
+        let answer = match refusal {
+            Some(refusal) => Answer::Own {
+                response: Some(refusal.response(request.headers())),
+            },
+            None => Answer::Inner {
+                future: self.inner.call(request),
+            },
+        };
+        ResponseFuture {
+            answer,
+            in_flight: Some(in_flight),
+            is_http1,
+            is_last: self.refused,
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Exchange`].
+    #[derive(Debug)]
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        answer: Answer<F>,
+        in_flight: Option<InFlight>,
+        is_http1: bool,
+        is_last: bool,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = AnswerProj]
+    enum Answer<F> {
+        Own { response: Option<Response<Full<Bytes>>> },
+        Inner { #[pin] future: F },
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match this.answer.project() {
+            AnswerProj::Own { response } => {
+                let response = response.take().unwrap_or_default();
+                response.map(|body| Inside::Own { body })
+            }
+            AnswerProj::Inner { future } => {
+                ready!(future.poll(cx))?.map(|body| Inside::Inner { body })
+            }
+        };
+        let in_flight = this.in_flight.take();
+        let draining = in_flight
+            .as_ref()
+            .is_some_and(|in_flight| in_flight.activity().is_draining());
+        let is_last = *this.is_http1 && (*this.is_last || draining);
+        // A tunnel has its own end, and its own `connection` field.
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Poll::Ready(Ok(response.map(|inside| ResponseBody { inside, in_flight })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer, which is in flight as long as this lives.
+    #[derive(Debug)]
+    pub(super) struct ResponseBody<B> {
+        #[pin]
+        inside: Inside<B>,
+        in_flight: Option<InFlight>,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = InsideProj]
+    enum Inside<B> {
+        Own { #[pin] body: Full<Bytes> },
+        Inner { #[pin] body: B },
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().inside.project() {
+            InsideProj::Own { body } => body.poll_frame(cx).map_err(|never| match never {}),
+            InsideProj::Inner { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inside {
+            Inside::Own { body } => body.is_end_stream(),
+            Inside::Inner { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inside {
+            Inside::Own { body } => body.size_hint(),
+            Inside::Inner { body } => body.size_hint(),
+        }
+    }
+}

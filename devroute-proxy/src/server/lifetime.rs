@@ -1,0 +1,257 @@
+//! How long a connection lives: its timers, and what a drain means to it.
+//!
+//! | phase | ends after |
+//! |---|---|
+//! | no byte yet, or part of the HTTP/2 preface | [`Timers::first_byte`] |
+//! | part of an HTTP/1 head | [`Timers::head`] |
+//! | between two requests | [`Timers::idle`]; during a drain the grace, if that is less |
+//! | a request is answered, or its answer is not taken | never, but at the end of a drain |
+//!
+//! HTTP/2 is told to go (GOAWAY, RFC 9113, section 6.8) and finishes its streams; a client has nothing
+//! to lose there. HTTP/1 has no such message, and a request may be under way to a connection that is
+//! just being closed. So during a drain answers carry `connection: close`, and what is idle is left
+//! open for a while: a client under load sends its next request, is answered, and told.
+//!
+//! No clock is read on the path of a request. One timer ticks four times in the time that a
+//! connection may be idle; a connection is idle that long when four ticks have seen nothing happen.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::BoxError;
+use super::activity::{Activity, Phase};
+use super::limits::Timers;
+use crate::metrics::Timer;
+
+/// Ticks without a request after which a connection has been idle for its time.
+const QUIET_TICKS: u8 = 4;
+
+/// Whether the connections of a runtime are to end, and how they hear of it.
+#[derive(Debug, Default)]
+pub(super) struct Draining {
+    begun: AtomicBool,
+    notify: Notify,
+}
+
+impl Draining {
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+        self.notify.notify_waiters();
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// What the lifetime of a connection depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) timers: Timers,
+    /// For what is idle during a drain.
+    pub(super) grace: Duration,
+    /// The longest head.
+    pub(super) head_size: u32,
+}
+
+/// Drives `connection` to its end, which comes when one of its timers runs out at the latest.
+///
+/// # Errors
+///
+/// Those of `connection`, and [`TimedOut`].
+pub(super) async fn live<C>(
+    connection: C,
+    activity: Arc<Activity>,
+    patience: Patience,
+) -> Result<(), BoxError>
+where
+    C: GracefulConnection<Error = BoxError>,
+{
+    let draining = Arc::clone(&activity.draining);
+    let mut connection = pin!(connection);
+    // Made before the flag is looked at: nobody is told in between.
+    let mut told = pin!(draining.notify.notified());
+    let mut clock = pin!(sleep(patience.timers.first_byte));
+    let mut watch = Watch::new();
+    let mut listening = false;
+    let mut going_away = false;
+    loop {
+        let next = poll_fn(|cx| {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Next::Ended(ended));
+            }
+            if !listening {
+                // Once is enough: a task keeps its waker. What is looked at from then on is a flag.
+                listening = told.as_mut().poll(cx).is_pending();
+            }
+            let draining = draining.has_begun();
+            if draining && !going_away && activity.is_http2() {
+                return Poll::Ready(Next::GoAway);
+            }
+            let ran_out = watch.poll(clock.as_mut(), cx, &activity, &patience, draining);
+            ran_out.map(Next::RanOut)
+        })
+        .await;
+        match next {
+            Next::Ended(ended) => return ended,
+            Next::GoAway => {
+                going_away = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            Next::RanOut(Timer::Idle) if activity.is_http2() && !going_away => {
+                activity.open().timed_out(Timer::Idle);
+                going_away = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            Next::RanOut(Timer::Idle) => {
+                // A request may have come in the turn that saw the timer: the next one knows of it.
+                tokio::task::yield_now().await;
+                activity.close();
+                let ended = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
+                let phase = activity.phase(patience.head_size);
+                let went_on = matches!(phase, Phase::Head | Phase::Busy);
+                if ended.is_pending() && went_on {
+                    activity.reopen();
+                    continue;
+                }
+                if !going_away && !draining.has_begun() {
+                    activity.open().timed_out(Timer::Idle);
+                }
+                return match ended {
+                    Poll::Ready(ended) => ended,
+                    // It does not take an end for an answer.
+                    Poll::Pending => Err(TimedOut(Timer::Idle).into()),
+                };
+            }
+            Next::RanOut(timer) => {
+                activity.open().timed_out(timer);
+                return Err(TimedOut(timer).into());
+            }
+        }
+    }
+}
+
+/// What ends the wait for a connection.
+enum Next {
+    Ended(Result<(), BoxError>),
+    GoAway,
+    RanOut(Timer),
+}
+
+/// A client that kept its connection too long without a request.
+#[derive(Debug)]
+pub(super) struct TimedOut(Timer);
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Timer::FirstByte => "the client sent nothing",
+            Timer::Head => "the client did not finish the head of its request in time",
+            Timer::Idle => "the client sent no further request",
+        })
+    }
+}
+
+impl StdError for TimedOut {}
+
+/// The one timer of a connection, and what it stands for.
+#[derive(Debug)]
+struct Watch {
+    armed: Armed,
+    /// Whether the task is known to the timer that is armed.
+    waits: bool,
+    /// The requests there were at the last tick.
+    requests: u32,
+    /// The ticks since something happened.
+    quiet: u8,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Armed {
+    FirstByte,
+    Head,
+    /// Until nothing has happened for so long.
+    Quiet(Option<Duration>),
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            armed: Armed::FirstByte,
+            waits: false,
+            requests: 0,
+            quiet: 0,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        mut clock: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+        activity: &Activity,
+        patience: &Patience,
+        draining: bool,
+    ) -> Poll<Timer> {
+        let phase = activity.phase(patience.head_size);
+        let idle = patience.timers.idle;
+        let wanted = match phase {
+            Phase::Opening if !draining => Armed::FirstByte,
+            Phase::Head => Armed::Head,
+            _ if draining && !activity.is_http2() => Armed::Quiet(Some(
+                idle.map_or(patience.grace, |idle| idle.min(patience.grace)),
+            )),
+            _ => Armed::Quiet(idle),
+        };
+        if wanted != self.armed {
+            self.armed = wanted;
+            self.requests = activity.requests();
+            self.quiet = 0;
+            self.arm(clock.as_mut(), patience);
+        }
+        loop {
+            if self.armed == Armed::Quiet(None) || (self.waits && !clock.is_elapsed()) {
+                return Poll::Pending;
+            }
+            self.waits = true;
+            ready!(clock.as_mut().poll(cx));
+            let timer = match self.armed {
+                Armed::FirstByte => Timer::FirstByte,
+                Armed::Head => Timer::Head,
+                Armed::Quiet(_) => Timer::Idle,
+            };
+            if timer == Timer::Idle {
+                self.arm(clock.as_mut(), patience);
+                let requests = activity.requests();
+                let quiet = phase != Phase::Busy && requests == self.requests;
+                self.quiet = if quiet { self.quiet + 1 } else { 0 };
+                self.requests = requests;
+                if self.quiet < QUIET_TICKS {
+                    continue;
+                }
+                self.quiet = 0;
+            }
+            return Poll::Ready(timer);
+        }
+    }
+
+    fn arm(&mut self, clock: Pin<&mut Sleep>, patience: &Patience) {
+        let time = match self.armed {
+            Armed::FirstByte => patience.timers.first_byte,
+            Armed::Head => patience.timers.head,
+            Armed::Quiet(Some(time)) => time / u32::from(QUIET_TICKS),
+            Armed::Quiet(None) => return,
+        };
+        self.waits = false;
+        clock.reset(Instant::now() + time);
+    }
+}
