@@ -160,7 +160,8 @@ def test_a_pooled_connection_that_closes_as_it_is_used_again_is_invisible(way, s
             assert client.answer()[1] == target.encode()
 
 
-def test_a_request_that_may_not_be_repeated_is_not(way, serve):
+@pytest.mark.parametrize("body", ["1 EUR", ""], ids=["body", "no body"])
+def test_a_request_that_may_not_be_repeated_is_not(way, serve, body):
     paid = []
 
     def handler(conn):
@@ -170,16 +171,19 @@ def test_a_request_that_may_not_be_repeated_is_not(way, serve):
             if turn == 0:
                 conn.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
-    way = way(serve(handler).port)
+    peer = serve(handler)
+    way = way(peer.port)
     with connect(way.port) as client:
         statuses = []
-        for number in range(2):
+        for _ in range(2):
             client.send(
-                f"POST /pay HTTP/1.1\r\nhost: foo\r\ncontent-length: 1\r\n{way.lines}\r\n{number}"
+                f"POST /pay HTTP/1.1\r\nhost: foo\r\ncontent-length: {len(body)}\r\n"
+                f"{way.lines}\r\n{body}"
             )
             statuses.append(client.answer()[0].status)
     assert statuses == [200, 502]
-    assert paid == [b"0", b"1"]
+    assert paid == [body.encode()] * 2
+    assert len(peer.connections) == 1
 
 
 def test_idle_connections_that_the_peer_closes_are_not_used(way, serve):
