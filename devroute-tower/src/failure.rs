@@ -198,6 +198,10 @@ impl Failure {
                     "This is not about a contract: trust the issuer of the service's certificate \
                      (--upstream-ca FILE), or say what name it is for (--upstream-name NAME)."
                 }
+                ErrorKind::ResponseTimeout => {
+                    "This is not about a contract: see what the service does, or give it more time \
+                     (--response-timeout TIME)."
+                }
                 _ => "This is not about a contract: see whether the service is up.",
             }
             .into(),
@@ -338,6 +342,9 @@ fn help_for(kind: ErrorKind, service: &ServiceName) -> String {
             "Check that it is {service} that listens there, and the protocol: h2c:// in front of \
              the target speaks HTTP/2 with prior knowledge, http:// speaks HTTP/1.1."
         ),
+        ErrorKind::ResponseTimeout => {
+            format!("Look into {service} on that machine: it took the request, and does not answer.")
+        }
         ErrorKind::RequestBody => "Send the whole body of the request.".into(),
         ErrorKind::ConnectionClosed => {
             format!("Look into the log of {service} on that machine: it may have crashed.")

@@ -60,6 +60,8 @@ pub enum ErrorKind {
     TlsProtocol,
     /// The connection ended before the answer began.
     ConnectionClosed,
+    /// The answer did not begin in the time that was allowed for it.
+    ResponseTimeout,
     /// What came back is not HTTP as it should be.
     Protocol,
     /// The body of the request failed while it was sent.
@@ -193,7 +195,9 @@ impl ErrorKind {
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
-            Self::ConnectTimeout | Self::DnsTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::DnsTimeout | Self::ResponseTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::OwnListener => StatusCode::FORBIDDEN,
             Self::RequestBody => StatusCode::BAD_REQUEST,
             _ => StatusCode::BAD_GATEWAY,
@@ -216,6 +220,7 @@ impl ErrorKind {
             Self::TlsAlert => "tls_alert_received",
             Self::TlsProtocol => "tls_protocol_error",
             Self::ConnectionClosed => "connection_terminated",
+            Self::ResponseTimeout => "http_response_timeout",
             Self::Protocol => "http_protocol_error",
             Self::RequestBody => "http_request_error",
         }
@@ -237,6 +242,7 @@ impl ErrorKind {
             Self::TlsAlert => "tls_alert",
             Self::TlsProtocol => "tls_protocol",
             Self::ConnectionClosed => "connection_closed",
+            Self::ResponseTimeout => "response_timeout",
             Self::Protocol => "protocol_error",
             Self::RequestBody => "request_body",
         }
@@ -256,9 +262,11 @@ impl ErrorKind {
             | Self::TlsCertificate
             | Self::TlsAlert
             | Self::TlsProtocol => true,
-            Self::OwnListener | Self::ConnectionClosed | Self::Protocol | Self::RequestBody => {
-                false
-            }
+            Self::OwnListener
+            | Self::ConnectionClosed
+            | Self::ResponseTimeout
+            | Self::Protocol
+            | Self::RequestBody => false,
         }
     }
 }
@@ -285,6 +293,7 @@ impl fmt::Display for Error {
             ErrorKind::TlsAlert => "broke off the TLS handshake",
             ErrorKind::TlsProtocol => "failed in the TLS handshake",
             ErrorKind::ConnectionClosed => "closed the connection before it answered",
+            ErrorKind::ResponseTimeout => "did not answer in time",
             ErrorKind::Protocol => "answered with something that is not valid HTTP",
             ErrorKind::RequestBody => "did not get the whole request, whose body failed",
         })
@@ -325,6 +334,7 @@ mod tests {
     fn a_request_that_may_have_been_seen_never_falls_back() {
         for kind in [
             ErrorKind::ConnectionClosed,
+            ErrorKind::ResponseTimeout,
             ErrorKind::Protocol,
             ErrorKind::RequestBody,
         ] {

@@ -42,6 +42,7 @@ mod peer;
 mod pool;
 mod received;
 mod response;
+mod response_timeout;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Method, Request, Response, StatusCode};
@@ -14,7 +15,10 @@ use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tower_service::Service;
 
-use super::{Body, Error, ErrorKind, HttpTransport, Protocol, ResponseBody, peer::Peer};
+use super::{
+    Body, Error, ErrorKind, HttpTransport, Protocol, ResponseBody, peer::Peer,
+    response_timeout::Turn,
+};
 use crate::{
     BoxError,
     failure::{Dialect, Failure},
@@ -48,6 +52,7 @@ pub struct Upstream {
     #[cfg(feature = "tls")]
     name: Option<super::tls::TlsName>,
     h2c: bool,
+    response_timeout: Option<Duration>,
 }
 
 /// Where an upstream is that may move while it is used, such as one that is known by name.
@@ -113,6 +118,7 @@ impl Upstream {
             #[cfg(feature = "tls")]
             name: None,
             h2c: false,
+            response_timeout: None,
         }
     }
 
@@ -120,6 +126,17 @@ impl Upstream {
     #[must_use]
     pub fn h2c(mut self, h2c: bool) -> Self {
         self.h2c = h2c;
+        self
+    }
+
+    /// Answers 504 where the answer of the upstream has not begun after `timeout`; without it, which
+    /// is the default, an upstream may take as long as it likes.
+    ///
+    /// What counts is the time that the upstream takes: not what the client takes for the body of
+    /// the request, and not what the rest of the answer takes.
+    #[must_use]
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.response_timeout = Some(timeout);
         self
     }
 
@@ -201,9 +218,21 @@ where
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
         let (transport, peer) = (self.transport.clone(), self.peer());
         let addr = peer.addr();
+        let timeout = self.response_timeout;
         Box::pin(async move {
-            let request = Request::from_parts(parts, body);
-            let sent = transport.send(peer, protocol, authority, request).await;
+            let sent = match timeout {
+                None => {
+                    let request = Request::from_parts(parts, body);
+                    transport.send(peer, protocol, authority, request).await
+                }
+                // In a box of its own, so that nobody else carries a timer.
+                Some(timeout) => {
+                    let (turn, body) = Turn::watch(body);
+                    let request = Request::from_parts(parts, body);
+                    let sent = transport.send(peer, protocol, authority, request);
+                    Box::pin(turn.limit(timeout, addr, sent)).await
+                }
+            };
             Ok(
                 match sent.and_then(|response| switched(response, upgrade, addr)) {
                     Ok(response) => response,
