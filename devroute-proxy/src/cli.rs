@@ -144,6 +144,15 @@ pub struct SidecarArgs {
         help_heading = "Traffic"
     )]
     pub on_failure: Option<String>,
+    /// How long the service may take to begin an answer, or `off`; a target may take for ever
+    /// [default: off]
+    #[arg(
+        long,
+        env = "DEVROUTE_RESPONSE_TIMEOUT",
+        value_name = "TIME|off",
+        help_heading = "Traffic"
+    )]
+    pub response_timeout: Option<String>,
     /// Also trust the authorities in this PEM file for an https:// upstream
     #[arg(
         long,

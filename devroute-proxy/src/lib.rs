@@ -39,6 +39,7 @@ pub mod config;
 pub mod contract;
 pub mod demo;
 pub mod explain;
+mod files;
 mod front;
 mod machine;
 pub mod metrics;

@@ -17,10 +17,11 @@ use tower_service::Service;
 
 use crate::admin::Admin;
 use crate::config::{Bind, ProcessConfig, RerouteConfig};
+use crate::files;
 use crate::machine;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::records::Records;
-use crate::server::{self, BoxError, Drained, Options};
+use crate::server::{self, BoxError, Drained, Limits, Options, inherited};
 use crate::shutdown::{self, Signal};
 use crate::stack::Shared;
 
@@ -56,13 +57,16 @@ impl Process {
             Bind::Everywhere(port) => {
                 ServeError::new(format!("cannot listen on port {port}"), source)
             }
+            Bind::Inherited => ServeError::new("cannot use the socket of LISTEN_FDS", source),
         };
-        let listener = server::bind(config.listen).await.map_err(failed)?;
+        let listener = listener(0, config.listen, config.reuse_port);
+        let listener = listener.await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (mut admin, mut admin_address) = (None, None);
         if let Some(wanted) = config.admin {
             let failed = |source| ServeError::admin(wanted, source);
-            let listener = server::bind(Bind::Address(wanted)).await.map_err(failed)?;
+            let listener = self::listener(1, Bind::Address(wanted), config.reuse_port);
+            let listener = listener.await.map_err(failed)?;
             admin_address = Some(listener.local_addr().map_err(failed)?);
             admin = Some(listener);
         }
@@ -168,7 +172,7 @@ impl Process {
         let options = Options {
             workers,
             timers,
-            limits,
+            limits: possible(limits),
             drain,
             tls: tls.map(|tls| tls.certificates),
         };
@@ -186,6 +190,32 @@ impl Process {
         }
         Ok(drained)
     }
+}
+
+/// The listener that was passed to this process in this place, or a new one.
+async fn listener(index: usize, bind: Bind, shared: bool) -> io::Result<TcpListener> {
+    if let Some(listener) = inherited::take(index)? {
+        return Ok(listener);
+    }
+    if shared {
+        server::bind_shared(bind).await
+    } else {
+        server::bind(bind).await
+    }
+}
+
+/// As many connections as there may be, or what the limit of open files leaves room for.
+fn possible(mut limits: Limits) -> Limits {
+    let room = files::allow_all().map_or(usize::MAX, files::connections);
+    if room < limits.connections {
+        tracing::warn!(
+            max_connections = room,
+            wanted = limits.connections,
+            "the limit of open files leaves room for fewer connections than allowed"
+        );
+        limits.connections = room;
+    }
+    limits
 }
 
 /// Why a process could not start or go on; says what to do about it.

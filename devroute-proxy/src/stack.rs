@@ -136,6 +136,10 @@ fn upstream(config: &SidecarConfig, place: &Place, transport: &HttpTransport) ->
             Upstream::new(transport, named.addr.get()).follow(named.addr.clone())
         }
     };
+    let upstream = match config.response_timeout {
+        Some(timeout) => upstream.response_timeout(timeout),
+        None => upstream,
+    };
     match &config.upstream.tls_name {
         Some(name) => upstream.tls(name.clone()),
         None => upstream.h2c(config.upstream.h2c),

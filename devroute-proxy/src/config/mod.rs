@@ -34,7 +34,7 @@ pub use self::settings::Settings;
 use self::settings::Source;
 pub use self::tls::ListenerTls;
 pub(crate) use self::value::ip as parse_ip;
-use crate::server::{Drain, Limits, Timers};
+use crate::server::{Drain, Limits, Timers, inherited};
 
 /// Where the admin listener is when nothing else is said.
 ///
@@ -122,6 +122,8 @@ pub struct SidecarConfig {
     pub via: Option<SocketAddr>,
     /// What happens when a reroute fails.
     pub on_failure: OnFailure,
+    /// How long the service may take to begin an answer; `None` for ever.
+    pub response_timeout: Option<Duration>,
 }
 
 impl SidecarConfig {
@@ -131,7 +133,10 @@ impl SidecarConfig {
     ///
     /// When a value is wrong or a required one is missing.
     pub fn parse(settings: &Settings) -> Result<Self, ConfigError> {
-        let listen = Bind::Address(settings.required("listen", value::address)?);
+        let listen = match settings.one("listen", value::address)? {
+            None if inherited::are_there() => Bind::Inherited,
+            _ => Bind::Address(settings.required("listen", value::address)?),
+        };
         let mut upstream = settings.required("upstream", value::upstream)?;
         Ok(Self {
             upstream_tls: tls::upstream(settings, &mut upstream)?,
@@ -141,6 +146,9 @@ impl SidecarConfig {
             on_failure: settings
                 .one("on-failure", value::on_failure)?
                 .unwrap_or_default(),
+            response_timeout: settings
+                .one("response-timeout", value::positive_duration_or_off)?
+                .flatten(),
             process: ProcessConfig::parse(settings, listen)?,
             reroute: RerouteConfig::parse(settings)?,
         })
@@ -162,6 +170,7 @@ impl SidecarConfig {
             upstream_tls: None,
             via: None,
             on_failure: OnFailure::Fail,
+            response_timeout: None,
         }
     }
 }
@@ -212,7 +221,7 @@ pub struct ProcessConfig {
     pub limits: Limits,
     /// How it ends.
     pub drain: Drain,
-    /// Whether other processes may listen at the same address.
+    /// Whether other processes may listen at the same addresses.
     pub reuse_port: bool,
 }
 
@@ -258,6 +267,10 @@ pub enum Bind {
     Address(SocketAddr),
     /// This port on every address of the machine, IPv6 and IPv4.
     Everywhere(u16),
+    /// The socket that whoever started the process has opened for it (`LISTEN_FDS`).
+    ///
+    /// Where there is one it is used in any case; this says that nothing else is known.
+    Inherited,
 }
 
 /// The service's own instance.

@@ -205,11 +205,13 @@ mod tests {
     }
 
     fn fixture(adapt: impl FnOnce(&mut Options)) -> Fixture {
-        let mut options = Options::default();
-        options.timers = Timers {
-            first_byte: Duration::from_secs(30),
-            head: Duration::from_secs(10),
-            idle: Some(Duration::from_secs(100)),
+        let mut options = Options {
+            timers: Timers {
+                first_byte: Duration::from_secs(30),
+                head: Duration::from_secs(10),
+                idle: Some(Duration::from_secs(100)),
+            },
+            ..Options::default()
         };
         adapt(&mut options);
         let metrics = Metrics::new("test", 1);

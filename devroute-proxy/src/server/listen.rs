@@ -31,6 +31,10 @@ pub async fn bind_shared(bind: Bind) -> io::Result<TcpListener> {
 
 fn anywhere(bind: Bind, shared: bool) -> io::Result<TcpListener> {
     match bind {
+        Bind::Inherited => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no socket was passed to this process",
+        )),
         Bind::Address(address) => listen(address, shared),
         Bind::Everywhere(port) => {
             // IPv6 first: its unspecified address takes IPv4 as well, where the system has both.

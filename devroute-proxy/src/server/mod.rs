@@ -44,6 +44,7 @@ mod admission;
 mod certificates;
 mod connection;
 mod exchange;
+pub(crate) mod inherited;
 mod lifetime;
 mod limits;
 mod listen;
