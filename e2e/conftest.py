@@ -21,6 +21,19 @@ def pytest_sessionstart():
             pytest.exit(f"{binary} is not there: run e2e/run, or cargo build", 4)
 
 
+def pytest_sessionfinish(session):
+    """Nothing that was started here is left."""
+    left = []
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):
+                command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ")
+                left.append(f"{child}: {command.decode(errors='replace')}")
+    if left:
+        print("\nprocesses were left behind:", *left, sep="\n  ")
+        session.exitstatus = 1
+
+
 @pytest.fixture
 def started():
     """What a test has started, ended in the reverse order of its start."""

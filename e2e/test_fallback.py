@@ -135,21 +135,15 @@ def swallowed(started):
     space = namespace.Namespace()
     started.append(space)
 
-    def ask(target, *flags):
+    def ask(target, *flags, upstream=None):
         def inside():
             baseline = Server(answering("baseline"))
             started.append(baseline)
             flags_ = ["--connect-timeout=300ms", "--allow-suffix=.test", *flags]
-            sidecar = ways.sidecar_of(f"http://127.0.0.1:{baseline.port}", *flags_)
+            sidecar = ways.sidecar_of(upstream or f"http://127.0.0.1:{baseline.port}", *flags_)
             started.append(sidecar)
-            way = ways.Way(
-                ways.REROUTED,
-                sidecar.port,
-                {"x-devroute": json.dumps({ways.SERVICE: target})},
-                None,
-                [sidecar],
-                baseline,
-            )
+            fields = {"x-devroute": json.dumps({ways.SERVICE: target})} if target else {}
+            way = ways.Way(ways.REROUTED, sidecar.port, fields, None, [sidecar], baseline)
             began = time.monotonic()
             answer = post(way)
             took = time.monotonic() - began
@@ -194,3 +188,30 @@ def test_rule_13_the_baseline_answers_for_a_target_that_is_lost(swallowed, targe
     assert head.get("x-devroute-routed") == f"{ways.SERVICE}=baseline; reason={fault.cause}"
     assert decisions == {"fallback": 1}
     assert len(way.decoy.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [(namespace.BLACK_HOLE, TIMED_OUT), (namespace.UNROUTABLE, UNROUTABLE)],
+    ids=["black hole", "no route"],
+)
+def test_a_baseline_that_is_lost(swallowed, address, fault):
+    _, (head, body), _, (decisions, metrics) = swallowed(None, upstream=f"http://{address}:80")
+    assert (head.status, json.loads(body)["cause"]) == (fault.status, fault.cause)
+    assert f"error={fault.proxy_status};" in head.get("proxy-status")
+    assert "x-devroute-routed" not in head.names()
+    assert decisions == {"none": 1}
+    assert f'devroute_upstream_failures_total{{cause="{fault.cause}"}} 1\n' in metrics
+
+
+def test_rule_13_both_are_lost(swallowed):
+    """Each is waited for as long as a connection may take, and no longer."""
+    _, (head, body), took, (decisions, _) = swallowed(
+        f"{namespace.BLACK_HOLE}:81",
+        "--on-failure=fallback",
+        upstream=f"http://{namespace.BLACK_HOLE}:80",
+    )
+    assert (head.status, json.loads(body)["cause"]) == (504, "connect_timeout")
+    assert head.get("x-devroute-routed") == f"{ways.SERVICE}=baseline; reason=connect_timeout"
+    assert decisions == {"fallback": 1}
+    assert 0.6 <= took < 3
