@@ -176,9 +176,9 @@ impl TargetPolicy {
         }
         match target.host() {
             Host::Ip(ip) => {
-                let addr = SocketAddr::new(*ip, target.port());
-                match self.judge_inner(normalize(addr)) {
-                    Ok(addr) => Ok(Permit::Address(addr)),
+                let (ip, port) = (ip.to_canonical(), target.port());
+                match self.judge_inner(ip, port) {
+                    Ok(()) => Ok(Permit::Address(SocketAddr::new(ip, port))),
                     Err(reason) => Err(Refusal::of_target(reason, target.clone())),
                 }
             }
@@ -202,64 +202,69 @@ impl TargetPolicy {
     ///
     /// When the address is refused.
     pub fn judge_addr(&self, addr: SocketAddr) -> Result<SocketAddr, Refusal> {
-        self.judge_inner(normalize(addr))
-            .map_err(|reason| Refusal::of_addr(reason, addr))
+        let normal = normalize(addr);
+        match self.judge_inner(normal.ip(), normal.port()) {
+            Ok(()) => Ok(normal),
+            Err(reason) => Err(Refusal::of_addr(reason, addr)),
+        }
     }
 
-    fn judge_inner(&self, addr: SocketAddr) -> Result<SocketAddr, RefusalReason> {
-        if addr.port() == 0 {
+    /// Judges a canonical address.
+    ///
+    /// It comes as address and port because those stay in registers; a `SocketAddr` goes through memory.
+    fn judge_inner(&self, ip: IpAddr, port: u16) -> Result<(), RefusalReason> {
+        if port == 0 {
             return Err(RefusalReason::PortZero);
         }
-        let class = ranges::classify(addr.ip());
+        let class = ranges::classify(ip);
         if let Class::Never(reason) = class {
-            return Err(reason);
+            return Err(*reason);
         }
-        if self.is_own(addr) {
+        if self.is_own(ip, port) {
             return Err(RefusalReason::OwnListener);
         }
-        if self.deny.iter().any(|rule| rule.matches(addr)) {
+        if self.deny.iter().any(|rule| rule.covers(ip, port)) {
             return Err(RefusalReason::Denied);
         }
         if let Some(reason) = self
             .kubernetes
-            .and_then(|kubernetes| kubernetes.refuses(addr))
+            .and_then(|kubernetes| kubernetes.refuses(ip, port))
         {
             if !self
                 .allow
                 .iter()
-                .any(|rule| rule.names_port() && rule.matches(addr))
+                .any(|rule| rule.names_port() && rule.covers(ip, port))
             {
                 return Err(reason);
             }
         }
+        let is_opened = |block| self.is_opened(ip, port, block);
         match class {
-            Class::Private => Ok(addr),
-            Class::Loopback(block) if self.loopback || self.is_opened(addr, Some(block)) => {
-                Ok(addr)
-            }
+            Class::Private => Ok(()),
+            Class::Loopback(block) if self.loopback || is_opened(Some(block)) => Ok(()),
             Class::Loopback(_) => Err(RefusalReason::Loopback),
-            Class::Cgnat(block) if self.cgnat || self.is_opened(addr, Some(block)) => Ok(addr),
+            Class::Cgnat(block) if self.cgnat || is_opened(Some(block)) => Ok(()),
             Class::Cgnat(_) => Err(RefusalReason::Cgnat),
-            Class::Benchmarking(block) if self.is_opened(addr, Some(block)) => Ok(addr),
+            Class::Benchmarking(block) if is_opened(Some(block)) => Ok(()),
             Class::Benchmarking(_) => Err(RefusalReason::Benchmarking),
-            Class::Public if self.is_opened(addr, None) => Ok(addr),
+            Class::Public if is_opened(None) => Ok(()),
             Class::Public => Err(RefusalReason::Public),
-            Class::Never(reason) => Err(reason),
+            Class::Never(reason) => Err(*reason),
         }
     }
 
-    /// Whether a rule opens `addr`; a rule opens a `block` only from inside.
-    fn is_opened(&self, addr: SocketAddr, block: Option<Network>) -> bool {
+    /// Whether a rule opens the address; a rule opens a `block` only from inside.
+    fn is_opened(&self, ip: IpAddr, port: u16, block: Option<&Network>) -> bool {
         self.allow.iter().any(|rule| {
-            rule.matches(addr) && block.is_none_or(|block| block.contains_network(rule.network()))
+            rule.covers(ip, port)
+                && block.is_none_or(|block| block.contains_network(rule.network()))
         })
     }
 
-    fn is_own(&self, addr: SocketAddr) -> bool {
-        let ip = addr.ip();
+    fn is_own(&self, ip: IpAddr, port: u16) -> bool {
         self.own_listeners
             .iter()
-            .filter(|own| own.port() == addr.port())
+            .filter(|own| own.port() == port)
             .any(|own| {
                 own.ip() == ip
                     || own.ip().is_unspecified()
@@ -271,10 +276,10 @@ impl TargetPolicy {
 }
 
 impl Kubernetes {
-    fn refuses(self, addr: SocketAddr) -> Option<RefusalReason> {
-        if self.api_server == Some(addr.ip()) {
+    fn refuses(self, ip: IpAddr, port: u16) -> Option<RefusalReason> {
+        if self.api_server == Some(ip) {
             Some(RefusalReason::KubernetesApi)
-        } else if KUBERNETES_PORTS.contains(&addr.port()) {
+        } else if KUBERNETES_PORTS.contains(&port) {
             Some(RefusalReason::KubernetesPort)
         } else {
             None

@@ -35,19 +35,24 @@ impl NetworkRule {
     /// An IPv4-mapped IPv6 address is the IPv4 address that it holds.
     #[must_use]
     pub fn matches(&self, addr: SocketAddr) -> bool {
-        self.network.contains(addr.ip().to_canonical())
+        self.covers(addr.ip().to_canonical(), addr.port())
+    }
+
+    /// What [`matches`](Self::matches) says of a canonical address.
+    pub(super) fn covers(&self, ip: IpAddr, port: u16) -> bool {
+        self.network.contains(ip)
             && self
                 .ports
                 .as_ref()
-                .is_none_or(|ports| ports.contains(&addr.port()))
+                .is_none_or(|ports| ports.contains(&port))
     }
 
     pub(super) fn names_port(&self) -> bool {
         self.ports.is_some()
     }
 
-    pub(super) fn network(&self) -> Network {
-        self.network
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 }
 
@@ -154,16 +159,23 @@ impl Network {
         }
     }
 
-    pub(super) fn contains(self, ip: IpAddr) -> bool {
+    pub(super) fn contains(&self, ip: IpAddr) -> bool {
         match (self.base, ip) {
-            (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
-                masked(ip, self.prefix) == bits(self.base)
+            (IpAddr::V4(base), IpAddr::V4(ip)) => {
+                let hidden = 32_u32.saturating_sub(self.prefix.into());
+                let differing = base.to_bits() ^ ip.to_bits();
+                differing.checked_shr(hidden).unwrap_or_default() == 0
+            }
+            (IpAddr::V6(base), IpAddr::V6(ip)) => {
+                let hidden = 128_u32.saturating_sub(self.prefix.into());
+                let differing = base.to_bits() ^ ip.to_bits();
+                differing.checked_shr(hidden).unwrap_or_default() == 0
             }
             _ => false,
         }
     }
 
-    pub(super) fn contains_network(self, other: Self) -> bool {
+    pub(super) fn contains_network(&self, other: &Self) -> bool {
         other.prefix >= self.prefix && self.contains(other.base)
     }
 }
@@ -188,7 +200,11 @@ impl FromStr for Network {
                 .filter(|prefix| *prefix <= width(ip))
                 .ok_or_else(|| error("a prefix length of at most 32 (IPv4) or 128 (IPv6)"))?,
         };
-        if masked(ip, prefix) != bits(ip) {
+        let zeros = match ip {
+            IpAddr::V4(ip) => ip.to_bits().trailing_zeros(),
+            IpAddr::V6(ip) => ip.to_bits().trailing_zeros(),
+        };
+        if zeros < u32::from(width(ip) - prefix) {
             return Err(error("zeros behind the prefix length, as in 10.0.0.0/8"));
         }
         match ip.to_canonical() {
@@ -216,19 +232,6 @@ const fn width(ip: IpAddr) -> u8 {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
     }
-}
-
-/// The address as a number, the first bit on top in both families.
-fn bits(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
-        IpAddr::V6(ip) => ip.to_bits(),
-    }
-}
-
-fn masked(ip: IpAddr, prefix: u8) -> u128 {
-    let hidden = 128_u32.saturating_sub(prefix.into());
-    bits(ip) & u128::MAX.checked_shl(hidden).unwrap_or(0)
 }
 
 /// Digits only, without leading zeros: `/08` is not obviously `/8` to everybody.

@@ -20,11 +20,11 @@ pub(super) enum Class {
 }
 
 /// Classifies an address, which must not be an IPv4-mapped one.
-pub(super) fn classify(ip: IpAddr) -> Class {
+pub(super) fn classify(ip: IpAddr) -> &'static Class {
     table(ip)
         .iter()
         .find(|(network, _)| network.contains(ip))
-        .map_or(Class::Public, |(_, class)| *class)
+        .map_or(&Class::Public, |(_, class)| class)
 }
 
 fn table(ip: IpAddr) -> &'static [(Network, Class)] {
