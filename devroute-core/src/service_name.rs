@@ -94,14 +94,14 @@ pub(crate) fn is_name_byte(byte: u8) -> bool {
         .unwrap_or(false)
 }
 
-/// Bytes from 128 on are none of it, and `get` finds nothing for them.
-static IS_NAME_BYTE: [bool; 128] = {
-    let mut table = [false; 128];
+/// One for every byte there is, so that the compiler sees that the lookup always finds something.
+static IS_NAME_BYTE: [bool; 256] = {
+    let mut table = [false; 256];
     let mut rest: &mut [bool] = &mut table;
     let mut byte = 0_u8;
     while let [entry, after @ ..] = rest {
         *entry = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        byte += 1;
+        byte = byte.wrapping_add(1);
         rest = after;
     }
     table

@@ -38,12 +38,30 @@ const MAX_ID: usize = 64;
 pub(crate) enum Member<'a> {
     /// A service and its target, as text and as read.
     Service {
-        name: &'a str,
-        value: &'a str,
+        name: Text<'a>,
+        value: Text<'a>,
         target: TargetRef<'a>,
     },
     /// A `$` name, dollar included, and its value.
-    Reserved { name: &'a str, value: &'a str },
+    Reserved { name: Text<'a>, value: Text<'a> },
+}
+
+/// Text that was read as bytes: to be compared, as nearly all of it is, it need not be proven to be UTF-8.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    #[inline]
+    pub(crate) fn is(self, other: &str) -> bool {
+        let other = other.as_bytes();
+        // Most names of one length differ in their last byte.
+        self.0.len() == other.len() && self.0.last() == other.last() && self.0 == other
+    }
+
+    /// The text; nothing stands for what the parser cannot have let through.
+    pub(crate) fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).unwrap_or_default()
+    }
 }
 
 /// Where the members go, in the order of the text; what it got is worth nothing when the parse fails later on.
@@ -63,30 +81,35 @@ impl<F: FnMut(Member<'_>)> Sink for F {
 }
 
 /// Reads `bytes` as a contract and hands every member to `sink`.
+///
+/// Nothing checks beforehand that they are UTF-8: what the scanner passes is.
 pub(crate) fn parse<S: Sink>(bytes: &[u8], sink: &mut S) -> Result<(), ContractError> {
     if bytes.len() > MAX_BYTES {
         return Err(ContractError::new(Kind::TooLong).at(MAX_BYTES));
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| invalid_utf8(bytes, error))?;
-    let mut scan = Scanner::new(text);
+    object(bytes, sink).map_err(|error| match std::str::from_utf8(bytes) {
+        Ok(_) => error,
+        // What is not even text has no other error, wherever the reading came to its end.
+        Err(invalid) => invalid_utf8(bytes, invalid),
+    })
+}
 
-    scan.skip_blanks();
-    if !scan.eat(b'{') {
+fn object<S: Sink>(text: &[u8], sink: &mut S) -> Result<(), ContractError> {
+    let mut scan = Scanner::new(text);
+    if !scan.token(b'{') {
         return Err(here(&scan, Kind::NotAnObject));
     }
-    scan.skip_blanks();
-    if !scan.eat(b'}') {
+    if !scan.token(b'}') {
         let mut seen = Seen::new(text);
         loop {
             member(&mut scan, &mut seen, sink)?;
-            scan.skip_blanks();
-            if scan.eat(b'}') {
+            if scan.token(b',') {
+                continue;
+            }
+            if scan.token(b'}') {
                 break;
             }
-            if !scan.eat(b',') {
-                return Err(here(&scan, Kind::Syntax).detail("`,` or `}`"));
-            }
-            scan.skip_blanks();
+            return Err(here(&scan, Kind::Syntax).detail("`,` or `}`"));
         }
     }
     scan.skip_blanks();
@@ -101,34 +124,26 @@ fn member<'t, S: Sink>(
     seen: &mut Seen<'t>,
     sink: &mut S,
 ) -> Result<(), ContractError> {
-    if !scan.eat(b'"') {
+    if !scan.token(b'"') {
         return Err(here(scan, Kind::Syntax).detail("a name in quotes"));
     }
     let name_at = scan.offset();
-    let at_name = |kind, name: &str| ContractError::new(kind).at(name_at).found(name.as_bytes());
-    let name = match scan.name() {
-        Some(name) => Cow::Borrowed(name),
+    let copied;
+    let (name, is_new) = match scan.name() {
+        Some(name) => (name, seen.insert(name_at, name)),
         None => {
-            let name = scan.string().map_err(syntax)?;
-            if !service_name::is_name(name.strip_prefix(char::from(RESERVED)).unwrap_or(&name)) {
-                return Err(at_name(Kind::InvalidName, &name));
-            }
-            name
+            copied = unusual_name(scan)?;
+            (copied.as_bytes(), seen.insert_copy(copied.as_bytes()))
         }
     };
-    if seen.count() == MAX_MEMBERS {
-        return Err(at_name(Kind::TooManyMembers, &name));
-    }
-    if !seen.insert(name_at, &name, matches!(name, Cow::Owned(_))) {
-        return Err(at_name(Kind::DuplicateName, &name));
+    if let Err(kind) = is_new {
+        return Err(ContractError::new(kind).at(name_at).found(name));
     }
 
-    scan.skip_blanks();
-    if !scan.eat(b':') {
+    if !scan.token(b':') {
         return Err(here(scan, Kind::Syntax).detail("`:` after a name"));
     }
-    scan.skip_blanks();
-    if !scan.eat(b'"') {
+    if !scan.token(b'"') {
         let kind = if scan.is_at_value() {
             Kind::NotAString
         } else {
@@ -136,36 +151,71 @@ fn member<'t, S: Sink>(
         };
         return Err(here(scan, kind));
     }
-    let value_at = scan.offset();
-    if name.as_bytes().first() == Some(&RESERVED) {
-        let value = scan.string().map_err(syntax)?;
-        if *name == *ID {
-            check_id(&value).map_err(|error| error.at(value_at))?;
-        }
-        sink.member(Member::Reserved {
-            name: &name,
-            value: &value,
-        });
-    } else if let Some((value, target)) = scan.plain_target() {
-        sink.member(Member::Service {
-            name: &name,
-            value,
-            target,
-        });
-    } else {
-        let value = scan.string().map_err(syntax)?;
-        let target = TargetRef::parse(&value).map_err(|error| {
-            // Behind an escape the bytes of the value are not those of the text.
-            let is_text = matches!(value, Cow::Borrowed(_));
-            let inside = error.offset().filter(|_| is_text).unwrap_or_default();
-            bad_target(value_at + inside, &value, &error)
-        })?;
-        sink.member(Member::Service {
-            name: &name,
-            value: &value,
-            target,
-        });
+    if name.first() == Some(&RESERVED) {
+        return reserved(scan, name, sink);
     }
+    match scan.plain_target() {
+        Some((value, target)) => sink.member(Member::Service {
+            name: Text(name),
+            value: Text(value),
+            target,
+        }),
+        None => unusual_target(scan, name, sink)?,
+    }
+    Ok(())
+}
+
+/// A name that is spelled with escapes, or none at all.
+#[cold]
+fn unusual_name(scan: &mut Scanner<'_>) -> Result<String, ContractError> {
+    let name_at = scan.offset();
+    let name = scan.string().map_err(syntax)?;
+    if service_name::is_name(name.strip_prefix(char::from(RESERVED)).unwrap_or(&name)) {
+        Ok(name.into_owned())
+    } else {
+        Err(ContractError::new(Kind::InvalidName)
+            .at(name_at)
+            .found(name.as_bytes()))
+    }
+}
+
+/// The value of a reserved member.
+fn reserved<S: Sink>(
+    scan: &mut Scanner<'_>,
+    name: &[u8],
+    sink: &mut S,
+) -> Result<(), ContractError> {
+    let value_at = scan.offset();
+    let value = scan.string().map_err(syntax)?;
+    if name == ID.as_bytes() {
+        check_id(&value).map_err(|error| error.at(value_at))?;
+    }
+    sink.member(Member::Reserved {
+        name: Text(name),
+        value: Text(value.as_bytes()),
+    });
+    Ok(())
+}
+
+/// A target with a scheme, a name, IPv6 or escapes, or none at all.
+fn unusual_target<S: Sink>(
+    scan: &mut Scanner<'_>,
+    name: &[u8],
+    sink: &mut S,
+) -> Result<(), ContractError> {
+    let value_at = scan.offset();
+    let value = scan.string().map_err(syntax)?;
+    let target = TargetRef::parse(&value).map_err(|error| {
+        // Behind an escape the bytes of the value are not those of the text.
+        let is_text = matches!(value, Cow::Borrowed(_));
+        let inside = error.offset().filter(|_| is_text).unwrap_or_default();
+        bad_target(value_at + inside, &value, &error)
+    })?;
+    sink.member(Member::Service {
+        name: Text(name),
+        value: Text(value.as_bytes()),
+        target,
+    });
     Ok(())
 }
 
@@ -184,14 +234,14 @@ pub(crate) fn check_id(value: &str) -> Result<(), ContractError> {
 fn here(scan: &Scanner<'_>, kind: Kind) -> ContractError {
     ContractError::new(kind)
         .at(scan.offset())
-        .found(scan.rest().as_bytes())
+        .found(scan.rest())
 }
 
 fn syntax(fault: Fault<'_>) -> ContractError {
     ContractError::new(Kind::Syntax)
         .at(fault.offset)
         .detail(fault.expected)
-        .found(fault.found.as_bytes())
+        .found(fault.found)
 }
 
 fn bad_target(offset: usize, value: &str, error: &TargetError) -> ContractError {
@@ -263,5 +313,26 @@ mod tests {
                 "{text}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_nothing_else_wherever_it_stands() {
+        for (text, offset) in [
+            (&b"\xff"[..], 0),
+            (b"[\xff", 1),
+            (b"{\"a b\":\"10.0.0.1:80\",\"\xff", 22),
+            (b"{\"\xc3\":\"10.0.0.1:80\"}", 2),
+            (b"{\"foo\":\"\xe9\"}", 8),
+            (b"{\"$x\":\"\xc3\\u00a9\"}", 7),
+            (b"{\"$x\":\"\xc3\xa9\"} \x80", 12),
+        ] {
+            let error = parse(text, &mut ()).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.offset()),
+                (Kind::InvalidUtf8, Some(offset)),
+                "{error}"
+            );
+        }
+        assert!(parse("{\"$x\":\"\u{e9}\\u00e9\"}".as_bytes(), &mut ()).is_ok());
     }
 }

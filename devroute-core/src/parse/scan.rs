@@ -8,12 +8,17 @@ use crate::target::TargetRef;
 /// What a reserved name begins with (rule 2).
 pub(super) const RESERVED: u8 = b'$';
 
+const ESCAPES: &str = "one of \" \\ / b f n r t u after a backslash";
+
 /// A place in a text, and what stands there.
+///
+/// It goes over bytes, and what it has passed is UTF-8: everything outside strings is ASCII, and strings are
+/// checked as they are read. That is cheaper than a check of the whole text, for nearly all strings are names and
+/// plain targets, which are ASCII too.
 #[derive(Clone, Debug)]
 pub(super) struct Scanner<'t> {
-    text: &'t str,
-    /// Always at the start of a character.
-    at: usize,
+    text: &'t [u8],
+    rest: &'t [u8],
 }
 
 /// What is not JSON, and where.
@@ -21,43 +26,56 @@ pub(super) struct Scanner<'t> {
 pub(super) struct Fault<'t> {
     pub(super) offset: usize,
     pub(super) expected: &'static str,
-    pub(super) found: &'t str,
+    pub(super) found: &'t [u8],
 }
 
 impl<'t> Scanner<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
-        Self { text, at: 0 }
+    pub(super) fn new(text: &'t [u8]) -> Self {
+        Self { text, rest: text }
     }
 
     pub(super) fn offset(&self) -> usize {
-        self.at
+        self.text.len() - self.rest.len()
     }
 
-    pub(super) fn rest(&self) -> &'t str {
-        self.text.get(self.at..).unwrap_or_default()
+    pub(super) fn rest(&self) -> &'t [u8] {
+        self.rest
     }
 
     pub(super) fn skip_blanks(&mut self) {
-        while self
-            .peek()
-            .is_some_and(|byte| byte <= b' ' && is_blank(char::from(byte)))
-        {
-            self.at += 1;
+        while let [byte, after @ ..] = self.rest {
+            if *byte > b' ' || !is_blank(char::from(*byte)) {
+                break;
+            }
+            self.rest = after;
         }
     }
 
-    /// Steps over `token`, an ASCII character, if it is next.
-    pub(super) fn eat(&mut self, token: u8) -> bool {
-        let is_next = self.peek() == Some(token);
-        self.at += usize::from(is_next);
-        is_next
+    /// Steps over `token` if it is next, and over the blanks in front of it in any case.
+    pub(super) fn token(&mut self, token: u8) -> bool {
+        // Nearly all contracts are written without blanks, so none are looked for at first.
+        self.eat(token) || {
+            self.skip_blanks();
+            self.eat(token)
+        }
+    }
+
+    /// Steps over `token` if it is next.
+    fn eat(&mut self, token: u8) -> bool {
+        match self.rest {
+            [first, after @ ..] if *first == token => {
+                self.rest = after;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Whether a JSON value other than a string seems to begin here.
     pub(super) fn is_at_value(&self) -> bool {
         matches!(
-            self.peek(),
-            Some(b'{' | b'[' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9')
+            self.rest,
+            [b'{' | b'[' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9', ..]
         )
     }
 
@@ -65,32 +83,27 @@ impl<'t> Scanner<'t> {
     ///
     /// This and [`plain_target`](Self::plain_target) read what nearly every member is made of in one go, where
     /// [`string`](Self::string) would be the first of two.
-    pub(super) fn name(&mut self) -> Option<&'t str> {
-        let rest = self.bytes();
-        let reserved = usize::from(rest.first() == Some(&RESERVED));
-        let mut len = reserved;
-        while rest
-            .get(len)
-            .is_some_and(|byte| service_name::is_name_byte(*byte))
-        {
-            len += 1;
-        }
-        let is_name = service_name::is_name_len(len - reserved);
-        if !is_name || rest.get(len) != Some(&b'"') {
+    pub(super) fn name(&mut self) -> Option<&'t [u8]> {
+        let plain = self.rest.strip_prefix(&[RESERVED]).unwrap_or(self.rest);
+        let len = plain
+            .iter()
+            .position(|byte| !service_name::is_name_byte(*byte))?;
+        if !service_name::is_name_len(len) {
             return None;
         }
-        Some(self.take_string(len))
+        self.take_string(self.rest.len() - plain.len() + len)
     }
 
     /// A target without a name or scheme up to its closing quote; `None` steps over nothing.
-    pub(super) fn plain_target(&mut self) -> Option<(&'t str, TargetRef<'t>)> {
-        let (target, len) = TargetRef::plain(self.bytes(), Some(b'"'))?;
-        Some((self.take_string(len), target))
+    #[inline(always)]
+    pub(super) fn plain_target(&mut self) -> Option<(&'t [u8], TargetRef<'t>)> {
+        let (target, len) = TargetRef::plain(self.rest)?;
+        Some((self.take_string(len)?, target))
     }
 
     /// The string whose opening quote has been eaten; copied only if it has escapes.
     pub(super) fn string(&mut self) -> Result<Cow<'t, str>, Fault<'t>> {
-        let plain = self.plain();
+        let plain = self.plain()?;
         if self.eat(b'"') {
             return Ok(Cow::Borrowed(plain));
         }
@@ -100,45 +113,39 @@ impl<'t> Scanner<'t> {
                 string.push(self.escape()?);
             } else if self.eat(b'"') {
                 return Ok(Cow::Owned(string));
-            } else if self.peek().is_some() {
-                return Err(self.fault("control characters as escapes"));
-            } else {
+            } else if self.rest.is_empty() {
                 return Err(self.fault("a quote at the end of the string"));
+            } else {
+                return Err(self.fault("control characters as escapes"));
             }
-            string.push_str(self.plain());
+            string.push_str(self.plain()?);
         }
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    /// Steps over `len` bytes and the closing quote after them.
-    fn take_string(&mut self, len: usize) -> &'t str {
-        let string = self.text.get(self.at..self.at + len).unwrap_or_default();
-        self.at += len + 1;
-        string
-    }
-
-    fn bytes(&self) -> &'t [u8] {
-        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    /// Steps over `len` bytes and the closing quote after them, if it is there.
+    fn take_string(&mut self, len: usize) -> Option<&'t [u8]> {
+        match self.rest.split_at_checked(len) {
+            Some((string, [b'"', after @ ..])) => {
+                self.rest = after;
+                Some(string)
+            }
+            _ => None,
+        }
     }
 
     fn fault(&self, expected: &'static str) -> Fault<'t> {
         Fault {
-            offset: self.at,
+            offset: self.offset(),
             expected,
-            found: self.rest(),
+            found: self.rest,
         }
     }
 
     /// Steps over what stands for itself in a string.
-    fn plain(&mut self) -> &'t str {
-        let rest = self.rest();
-        let bytes = rest.as_bytes();
+    fn plain(&mut self) -> Result<&'t str, Fault<'t>> {
         let mut len = 0;
         // Eight at a time, until one of the eight is special.
-        while let Some(eight) = bytes.get(len..).and_then(<[u8]>::first_chunk) {
+        while let Some(eight) = self.rest.get(len..).and_then(<[u8]>::first_chunk) {
             match first_special(*eight) {
                 None => len += 8,
                 Some(offset) => {
@@ -147,26 +154,33 @@ impl<'t> Scanner<'t> {
                 }
             }
         }
-        while bytes.get(len).is_some_and(|byte| !is_special(*byte)) {
+        while self.rest.get(len).is_some_and(|byte| !is_special(*byte)) {
             len += 1;
         }
-        self.at += len;
-        rest.get(..len).unwrap_or_default()
+        let (plain, after) = self.rest.split_at_checked(len).unwrap_or_default();
+        let Ok(plain) = std::str::from_utf8(plain) else {
+            return Err(self.fault("UTF-8"));
+        };
+        self.rest = after;
+        Ok(plain)
     }
 
     /// The character of the escape whose backslash has been eaten.
     fn escape(&mut self) -> Result<char, Fault<'t>> {
-        let character = match self.peek() {
-            Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(b'n') => '\n',
-            Some(b'r') => '\r',
-            Some(b't') => '\t',
-            Some(b'u') => return self.unicode_escape(),
-            _ => return Err(self.fault("one of \" \\ / b f n r t u after a backslash")),
+        let Some((kind, after)) = self.rest.split_first() else {
+            return Err(self.fault(ESCAPES));
         };
-        self.at += 1;
+        let character = match kind {
+            b'"' | b'\\' | b'/' => char::from(*kind),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => return self.unicode_escape(),
+            _ => return Err(self.fault(ESCAPES)),
+        };
+        self.rest = after;
         Ok(character)
     }
 
@@ -186,16 +200,25 @@ impl<'t> Scanner<'t> {
 
     /// The number of a `uXXXX`.
     fn code_unit(&mut self) -> Result<u16, Fault<'t>> {
-        let digits = self.rest().strip_prefix('u').and_then(|rest| rest.get(..4));
-        let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match digits.and_then(|digits| u16::from_str_radix(digits, 16).ok()) {
+        let (unit, after) = match self.rest {
+            [b'u', a, b, c, d, after @ ..] => (hexadecimal([*a, *b, *c, *d]), after),
+            rest => (None, rest),
+        };
+        match unit {
             Some(unit) => {
-                self.at += "uXXXX".len();
+                self.rest = after;
                 Ok(unit)
             }
             None => Err(self.fault("u and four hexadecimal digits after a backslash")),
         }
     }
+}
+
+fn hexadecimal(digits: [u8; 4]) -> Option<u16> {
+    digits.into_iter().try_fold(0, |number, digit| {
+        let digit = char::from(digit).to_digit(16)?;
+        Some(number << 4 | u16::try_from(digit).ok()?)
+    })
 }
 
 /// What does not stand for itself in a string.
@@ -226,7 +249,7 @@ mod tests {
     use super::*;
 
     fn string(text: &str) -> Result<Cow<'_, str>, usize> {
-        let mut scan = Scanner::new(text);
+        let mut scan = Scanner::new(text.as_bytes());
         assert!(scan.eat(b'"'));
         scan.string().map_err(|fault| fault.offset)
     }

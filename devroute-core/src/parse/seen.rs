@@ -1,14 +1,17 @@
 //! Which names a contract has used up.
 
 use super::MAX_MEMBERS;
+use crate::error::ContractErrorKind as Kind;
 
 /// The names so far; on the stack, for a contract of the largest size must not allocate either.
 pub(super) struct Seen<'t> {
-    text: &'t str,
+    text: &'t [u8],
+    /// A bit for every [`Slot::bit`] that is taken: a name with a free one is new for sure, and most names are.
+    bits: u64,
     slots: [Slot; MAX_MEMBERS],
     len: usize,
     /// Names that were spelled with escapes, so that they do not stand in the text.
-    copied: Vec<String>,
+    copied: Vec<Vec<u8>>,
 }
 
 /// A name in the text. Most names differ in length or in their last byte: those are compared here, without
@@ -21,52 +24,83 @@ struct Slot {
 }
 
 impl Slot {
-    fn new(start: usize, name: &str) -> Self {
+    fn new(start: usize, name: &[u8]) -> Self {
         Self {
             // Both fit: a contract has at most 8192 bytes, a name with its `$` at most 254.
             start: u16::try_from(start).unwrap_or(u16::MAX),
             len: u8::try_from(name.len()).unwrap_or(u8::MAX),
-            last: name.as_bytes().last().copied().unwrap_or_default(),
+            last: name.last().copied().unwrap_or_default(),
         }
+    }
+
+    fn bit(self) -> u64 {
+        // Multiplied by an odd number, so that names numbered in rising lengths do not fall together.
+        1 << (self.len.wrapping_mul(11).wrapping_add(self.last) % 64)
     }
 }
 
 impl<'t> Seen<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    pub(super) fn new(text: &'t [u8]) -> Self {
         Self {
             text,
+            bits: 0,
             slots: [Slot::default(); MAX_MEMBERS],
             len: 0,
             copied: Vec::new(),
         }
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.len + self.copied.len()
-    }
-
-    /// Adds a name that begins at `start` of the text, unless it is a copy; false says that it was there already.
-    pub(super) fn insert(&mut self, start: usize, name: &str, is_copy: bool) -> bool {
+    /// Adds a name that begins at `start` of the text.
+    ///
+    /// # Errors
+    ///
+    /// When there are as many names as there may be, or it is one of them.
+    #[inline(always)]
+    pub(super) fn insert(&mut self, start: usize, name: &[u8]) -> Result<(), Kind> {
         let new = Slot::new(start, name);
-        let is_name = |slot: &Slot| {
-            let start = usize::from(slot.start);
-            self.text.as_bytes().get(start..start + name.len()) == Some(name.as_bytes())
-        };
-        let is_seen = self
-            .slots
-            .iter()
-            .take(self.len)
-            .any(|slot| slot.len == new.len && slot.last == new.last && is_name(slot))
-            || self.copied.iter().any(|seen| seen == name);
-        if is_seen {
-            return false;
-        }
-        if is_copy {
-            self.copied.push(name.to_owned());
-        } else if let Some(free) = self.slots.get_mut(self.len) {
+        self.check(new, name)?;
+        if let Some(free) = self.slots.get_mut(self.len) {
             *free = new;
             self.len += 1;
         }
-        true
+        Ok(())
+    }
+
+    /// Adds a name that does not stand in the text as it is.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`insert`](Self::insert).
+    #[cold]
+    pub(super) fn insert_copy(&mut self, name: &[u8]) -> Result<(), Kind> {
+        self.check(Slot::new(0, name), name)?;
+        self.copied.push(name.to_owned());
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn check(&mut self, new: Slot, name: &[u8]) -> Result<(), Kind> {
+        if self.len + self.copied.len() == MAX_MEMBERS {
+            return Err(Kind::TooManyMembers);
+        }
+        if self.bits & new.bit() != 0 && self.contains(new, name) {
+            return Err(Kind::DuplicateName);
+        }
+        self.bits |= new.bit();
+        Ok(())
+    }
+
+    // Out of line, for it is rarely asked.
+    #[inline(never)]
+    fn contains(&self, new: Slot, name: &[u8]) -> bool {
+        let is_name = |slot: &Slot| {
+            let start = usize::from(slot.start);
+            self.text.get(start..start + name.len()) == Some(name)
+        };
+        self.slots
+            .iter()
+            .take(self.len)
+            .any(|slot| slot.len == new.len && slot.last == new.last && is_name(slot))
+            || self.copied.iter().any(|seen| seen == name)
     }
 }

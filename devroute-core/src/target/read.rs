@@ -22,37 +22,26 @@ enum HostRef<'a> {
 }
 
 impl<'a> TargetRef<'a> {
-    pub(crate) fn parse(text: &'a str) -> Result<Self, TargetError> {
-        if let Some((target, _)) = TargetRef::plain(text.as_bytes(), None) {
-            return Ok(target);
-        }
-        Self::parse_any(text)
-    }
-
-    /// `IPv4:port`, which nearly all targets are, in one go: up to `end`, and how many bytes that was.
+    /// `IPv4:port` up to a quote, which nearly all targets are, in one go; and how many bytes that was.
     ///
-    /// What it does not take may still be a target.
-    pub(crate) fn plain(text: &[u8], end: Option<u8>) -> Option<(Self, usize)> {
+    /// What it does not take may still be a target. Inlined, so that what it returns never goes through memory:
+    /// to build it there field by field and read it back at once costs as much as to parse it.
+    #[inline(always)]
+    pub(crate) fn plain(text: &[u8]) -> Option<(Self, usize)> {
         let (a, rest) = parse_octet(text, b'.')?;
         let (b, rest) = parse_octet(rest, b'.')?;
         let (c, rest) = parse_octet(rest, b'.')?;
         let (d, rest) = parse_octet(rest, b':')?;
-        let (port, rest) = parse_leading_port(rest)?;
-        if rest.first().copied() != end {
-            return None;
-        }
-        let host = HostRef::Ip(Ipv4Addr::new(a, b, c, d).into());
-        Some((
-            Self {
-                scheme: None,
-                host,
-                port,
-            },
-            text.len() - rest.len(),
-        ))
+        let (port, rest) = parse_quoted_port(rest)?;
+        let target = Self {
+            scheme: None,
+            host: HostRef::Ip(Ipv4Addr::new(a, b, c, d).into()),
+            port,
+        };
+        Some((target, text.len() - rest.len()))
     }
 
-    fn parse_any(text: &'a str) -> Result<Self, TargetError> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, TargetError> {
         let error = |kind, rest: &str| TargetError::new(kind, text.len() - rest.len(), rest);
 
         let (scheme, rest) = match split_scheme(text) {
@@ -103,37 +92,46 @@ impl<'a> TargetRef<'a> {
 }
 
 /// A decimal number up to 255 without leading zeros, and what follows `end` after it.
+#[inline(always)]
 fn parse_octet(text: &[u8], end: u8) -> Option<(u8, &[u8])> {
-    // The shapes are spelled out: this runs four times for every entry of every contract.
-    match text {
-        [a @ b'0'..=b'9', e, rest @ ..] if *e == end => Some((a - b'0', rest)),
-        [a @ b'1'..=b'9', b @ b'0'..=b'9', e, rest @ ..] if *e == end => {
-            Some(((a - b'0') * 10 + (b - b'0'), rest))
-        }
-        [
-            a @ b'1'..=b'2',
-            b @ b'0'..=b'9',
-            c @ b'0'..=b'9',
-            e,
-            rest @ ..,
-        ] if *e == end => {
-            let [a, b, c] = [a, b, c].map(|digit| u16::from(digit - b'0'));
-            Some((u8::try_from(a * 100 + b * 10 + c).ok()?, rest))
-        }
-        _ => None,
+    // The shapes are spelled out: this runs four times for every entry of every contract. In front of a port and a
+    // quote no octet has fewer than four bytes from its first one on, so one look at the length will do.
+    let [a, b, c, d, ..] = text else {
+        return None;
+    };
+    let a = digit(*a)?;
+    if *b == end {
+        return Some((a, text.get(2..)?));
     }
+    let b = digit(*b).filter(|_| a > 0)?;
+    if *c == end {
+        return Some((a * 10 + b, text.get(3..)?));
+    }
+    let c = digit(*c).filter(|_| *d == end)?;
+    let octet = u16::from(a) * 100 + u16::from(b * 10 + c);
+    Some((u8::try_from(octet).ok()?, text.get(4..)?))
 }
 
-/// A port at the beginning of `text`, and what follows it.
-fn parse_leading_port(text: &[u8]) -> Option<(u16, &[u8])> {
+fn digit(byte: u8) -> Option<u8> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit <= 9).then_some(digit)
+}
+
+/// A port, and the quote behind it with all that follows.
+#[inline(always)]
+fn parse_quoted_port(text: &[u8]) -> Option<(u16, &[u8])> {
+    const MAX_DIGITS: usize = 5;
     let (first @ b'1'..=b'9', mut rest) = text.split_first()? else {
         return None;
     };
-    let mut port = u16::from(first - b'0');
+    let mut port = u32::from(first - b'0');
     while let [digit @ b'0'..=b'9', after @ ..] = rest {
-        port = port.checked_mul(10)?.checked_add(u16::from(digit - b'0'))?;
+        // What wraps around has more digits than a port.
+        port = port.wrapping_mul(10).wrapping_add(u32::from(digit - b'0'));
         rest = after;
     }
+    let is_whole = text.len() - rest.len() <= MAX_DIGITS && rest.starts_with(b"\"");
+    let port = u16::try_from(port).ok().filter(|_| is_whole)?;
     Some((port, rest))
 }
 
@@ -177,14 +175,10 @@ mod tests {
         for host in ["0.0.0.0", "255.255.255.255", "1.2.3.4", "10.200.99.100"] {
             for port in ["1", "80", "8080", "65535"] {
                 let text = format!("{host}:{port}");
-                let long = TargetRef::parse_any(&text).unwrap().to_target();
-                let (short, len) = TargetRef::plain(text.as_bytes(), None).unwrap();
-                assert_eq!((short.to_target(), len), (long, text.len()));
-
+                let long = TargetRef::parse(&text).unwrap().to_target();
                 let quoted = format!("{text}\", more");
-                let (_, len) = TargetRef::plain(quoted.as_bytes(), Some(b'"')).unwrap();
-                assert_eq!(len, text.len());
-                assert!(TargetRef::plain(quoted.as_bytes(), None).is_none());
+                let (short, len) = TargetRef::plain(quoted.as_bytes()).unwrap();
+                assert_eq!((short.to_target(), len), (long, text.len()));
             }
         }
         for text in [
@@ -194,6 +188,8 @@ mod tests {
             "01.0.0.1:1",
             "1.1.1:1",
             "1.1.1.1.1:1",
+            "999.1.1.1:1",
+            "1.1.1.1000:1",
             "1.1.1.1:0",
             "1.1.1.1:01",
             "1.1.1.1:65536",
@@ -206,9 +202,12 @@ mod tests {
             "1..1.1:1",
             "99999999999999999999.1.1.1:1",
             "1.1.1.1:9999999999999999999",
+            "1.1.1.1:4294967376", // 80 in 32 bits
         ] {
-            assert!(TargetRef::plain(text.as_bytes(), None).is_none(), "{text}");
-            assert!(TargetRef::parse_any(text).is_err(), "{text}");
+            let quoted = format!("{text}\"");
+            assert!(TargetRef::plain(quoted.as_bytes()).is_none(), "{text}");
+            assert!(TargetRef::plain(text.as_bytes()).is_none(), "{text}");
+            assert!(TargetRef::parse(text).is_err(), "{text}");
         }
     }
 }
