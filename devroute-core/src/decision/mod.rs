@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub use self::error::{DecisionError, DecisionErrorKind};
 use crate::carrier::{self, MATCHED};
-use crate::contract::{Contract, Find, WellFormed};
+use crate::contract::{Contract, Find};
 use crate::policy::{Permit, TargetPolicy};
 use crate::service_name::ServiceName;
 use crate::target::Target;
@@ -113,19 +113,15 @@ pub fn decide(
     else {
         return Ok(Decision::NoContract);
     };
+    // Kept before the rest is looked at: a struct that has just been written field by field is slow to move.
+    let contract = contract.into_contract();
     if is_matched(headers, service) {
         let reason = BaselineReason::AlreadyRerouted;
-        return Ok(Decision::Baseline {
-            contract: contract.into_contract(),
-            reason,
-        });
+        return Ok(Decision::Baseline { contract, reason });
     }
     let Some(target) = find.found else {
         let reason = BaselineReason::NoEntry;
-        return Ok(Decision::Baseline {
-            contract: contract.into_contract(),
-            reason,
-        });
+        return Ok(Decision::Baseline { contract, reason });
     };
     reroute(headers, contract, service.clone(), target, policy)
 }
@@ -147,12 +143,12 @@ fn route(headers: &HeaderMap, policy: &TargetPolicy) -> Result<Decision, Decisio
     let Some(target) = find.found else {
         return Err(error(DecisionErrorKind::NoEntry));
     };
-    reroute(headers, contract, service, target, policy)
+    reroute(headers, contract.into_contract(), service, target, policy)
 }
 
 fn reroute(
     headers: &HeaderMap,
-    contract: WellFormed<'_>,
+    contract: Contract,
     service: ServiceName,
     target: Target,
     policy: &TargetPolicy,
@@ -162,15 +158,12 @@ fn reroute(
         return Err(error.with_target(target));
     }
     match policy.judge(&target) {
-        Ok(permit) => {
-            let contract = contract.into_contract();
-            Ok(Decision::Reroute(Reroute {
-                contract,
-                service,
-                target,
-                permit,
-            }))
-        }
+        Ok(permit) => Ok(Decision::Reroute(Reroute {
+            contract,
+            service,
+            target,
+            permit,
+        })),
         Err(refusal) => {
             let error = DecisionError::new(DecisionErrorKind::Refused, Some(service));
             Err(error.with_target(target).with_refusal(refusal))
