@@ -3,6 +3,13 @@
 //! Run with `cargo bench -p devroute-benches --bench contract`. Times differ between machines: compare
 //! `decide/hit/3` and `decide/miss/3` with `serde_json/hashmap/3` of the same run, which is what a service pays
 //! that reads the field by itself; the target is half of it at most.
+//!
+//! On a machine that does other things at the same time, run the two alone and compare the lower bounds:
+//! `cargo bench -p devroute-benches --bench contract -- '^(decide/(hit|miss)|serde_json/hashmap)/3$'`. Where even
+//! those differ from run to run, count instructions: a release build (the profile of this workspace) of a program
+//! that makes one of the calls below some thousand times in a function of its own, under
+//! `valgrind --tool=callgrind --toggle-collect='*that_function*'`. Counts do not see what moving a struct costs
+//! that has just been written, so look at both.
 #![expect(clippy::unwrap_used, reason = "the inputs are constants of this file")]
 
 use std::collections::HashMap;
