@@ -104,3 +104,31 @@ impl<'t> Seen<'t> {
             || self.copied.iter().any(|seen| seen == name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_share_a_bit_are_told_apart() {
+        // Every one has the length and the last byte of the others.
+        let text: String = (10..74).map(|n| format!("{n}x")).collect();
+        let mut seen = Seen::new(text.as_bytes());
+        let names: Vec<&[u8]> = text.as_bytes().chunks(3).collect();
+        for (n, name) in names.iter().enumerate().take(MAX_MEMBERS - 1) {
+            assert_eq!(seen.insert(n * 3, name), Ok(()));
+            assert_eq!(seen.insert(n * 3, name), Err(Kind::DuplicateName));
+            assert_eq!(seen.insert_copy(name), Err(Kind::DuplicateName));
+        }
+        assert_eq!(seen.insert_copy(b"copy"), Ok(()));
+        assert_eq!(seen.insert(0, names[63]), Err(Kind::TooManyMembers));
+    }
+
+    #[test]
+    fn a_copy_is_seen_as_well() {
+        let mut seen = Seen::new(b"foo");
+        assert_eq!(seen.insert_copy(b"foo"), Ok(()));
+        assert_eq!(seen.insert(0, b"foo"), Err(Kind::DuplicateName));
+        assert_eq!(seen.insert_copy(b"foo"), Err(Kind::DuplicateName));
+    }
+}
