@@ -52,7 +52,8 @@ def two_lengths(conn):
 
 def flood_of_1xx(conn):
     conn.body(conn.head())
-    for _ in range(100_000):
+    # It ends when it is hung up on: one that ended by itself would be a closed connection.
+    while True:
         conn.send("HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n")
 
 
