@@ -73,12 +73,20 @@ impl Process {
         Ok(Self {
             metrics: Metrics::new(mode, config.workers.get()),
             records: Arc::default(),
-            config: config.clone(),
+            config: ProcessConfig {
+                limits: possible(config.limits),
+                ..config.clone()
+            },
             listener,
             admin,
             address,
             admin_address,
         })
+    }
+
+    /// The connections of clients that it takes at a time.
+    pub(crate) fn max_connections(&self) -> usize {
+        self.config.limits.connections
     }
 
     /// What the stacks of all workers share, with `policy` knowing this process's own listeners.
@@ -172,7 +180,7 @@ impl Process {
         let options = Options {
             workers,
             timers,
-            limits: possible(limits),
+            limits,
             drain,
             tls: tls.map(|tls| tls.certificates),
         };
@@ -207,13 +215,17 @@ async fn listener(index: usize, bind: Bind, shared: bool) -> io::Result<TcpListe
 /// As many connections as there may be, or what the limit of open files leaves room for.
 fn possible(mut limits: Limits) -> Limits {
     let room = files::allow_all().map_or(usize::MAX, files::connections);
-    if room < limits.connections {
-        tracing::warn!(
-            max_connections = room,
-            wanted = limits.connections,
-            "the limit of open files leaves room for fewer connections than allowed"
-        );
+    let wanted = limits.connections;
+    if room < wanted {
         limits.connections = room;
+        // The default is what nobody asked for.
+        if wanted != Limits::default().connections {
+            tracing::warn!(
+                room,
+                wanted,
+                "the limit of open files leaves room for fewer connections than allowed"
+            );
+        }
     }
     limits
 }

@@ -288,6 +288,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_size_of_a_head_has_its_unit_and_its_bounds() {
+        assert_eq!(head_size("8KiB"), Ok(8 * 1024));
+        assert_eq!(head_size("1MiB"), Ok(1024 * 1024));
+        for wrong in [
+            "",
+            "KiB",
+            "8",
+            "7KiB",
+            "2MiB",
+            "64kB",
+            "9999999999KiB",
+            "-8KiB",
+        ] {
+            assert!(head_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_in_its_range() {
+        assert_eq!(number("1", 1..=5_u32), Ok(1));
+        assert_eq!(number("5", 1..=5_u32), Ok(5));
+        for wrong in ["0", "6", "-1", "", "one", "1.5"] {
+            assert!(number(wrong, 1..=5_u32).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_off_is_a_time_otherwise() {
+        assert_eq!(positive_duration_or_off("off"), Ok(None));
+        let second = Duration::from_secs(1);
+        assert_eq!(positive_duration_or_off("1s"), Ok(Some(second)));
+        for wrong in ["0s", "OFF", "never"] {
+            let error = positive_duration_or_off(wrong).unwrap_err();
+            assert!(error.ends_with(", or `off`"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_time_needs_its_unit() {
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));

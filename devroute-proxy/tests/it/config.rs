@@ -74,6 +74,44 @@ fn a_wrong_flag_names_the_flag() {
             "--tls-cert /nowhere.pem --tls-key Cargo.toml",
             "--tls-key: /nowhere.pem: it cannot be read",
         ),
+        (
+            "--first-byte-timeout 0s",
+            "--first-byte-timeout: \"0s\" leaves no time at all",
+        ),
+        (
+            "--head-timeout off",
+            "--head-timeout: \"off\" is not a time",
+        ),
+        (
+            "--idle-timeout never",
+            "--idle-timeout: \"never\" is not a time",
+        ),
+        (
+            "--drain-grace soon",
+            "--drain-grace: \"soon\" is not a time",
+        ),
+        ("--drain-delay 1", "--drain-delay: \"1\" is not a time"),
+        (
+            "--max-connections 0",
+            "--max-connections: \"0\" is not a number from 1 to 1048576",
+        ),
+        (
+            "--max-streams many",
+            "--max-streams: \"many\" is not a number from 1 to 1048576",
+        ),
+        (
+            "--max-headers 0",
+            "--max-headers: \"0\" is not a number from 1 to 16384",
+        ),
+        (
+            "--max-head-size 4KiB",
+            "--max-head-size: \"4KiB\" is not a size from 8KiB to 1MiB",
+        ),
+        (
+            "--max-head-size 65536",
+            "--max-head-size: \"65536\" is not a size",
+        ),
+        ("--reuse-port=maybe", "--reuse-port: \"maybe\" is neither"),
         ("--tls-reload 10", "--tls-reload: \"10\" is not a time"),
         ("--config /nonexistent", "--config: /nonexistent: "),
     ] {
@@ -109,6 +147,11 @@ fn a_wrong_flag_names_the_flag() {
             "--upstream-name",
             "foo",
             "is for an upstream that begins with https://",
+        ),
+        (
+            "--response-timeout",
+            "0s",
+            "leaves no time at all, or `off`",
         ),
         ("--target-ca", "/nowhere.pem", "/nowhere.pem: "),
         ("--tls-cert", "/nowhere.pem", "without its key"),

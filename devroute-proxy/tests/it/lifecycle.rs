@@ -74,6 +74,49 @@ async fn an_idle_connection_does_not_hold_the_drain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_goes_before_connections_are_refused() {
+    let baseline = Server::says("baseline").await;
+    let sidecar = sidecar(baseline.address, |config| {
+        config.process.drain.delay = Duration::from_secs(2);
+    })
+    .await;
+    sidecar.shut_down();
+    let readiness = sidecar.admin("/_readyz").send().await;
+    assert_eq!(readiness.status, StatusCode::SERVICE_UNAVAILABLE);
+    let answer = sidecar.get("/").send().await;
+    assert_eq!(answer.text, "baseline");
+    // Nobody is sent away to an address that is still answered by this process.
+    assert_eq!(answer.header("connection"), "");
+    until_refused(sidecar.address).await;
+    assert_eq!(sidecar.drained().await.abandoned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_is_cut_at_the_end_of_the_drain() {
+    let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
+    let sidecar = sidecar(listener.local_addr().unwrap(), |config| {
+        config.process.drain.timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut client = TcpStream::connect(sidecar.address).await.unwrap();
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let request = format!("GET / HTTP/1.1\r\nhost: foo\r\n{upgrade}");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}");
+    service.write_all(answer.as_bytes()).await.unwrap();
+    let mut head = vec![0; 12];
+    client.read_exact(&mut head).await.unwrap();
+    assert_eq!(head, b"HTTP/1.1 101");
+
+    sidecar.shut_down();
+    assert_eq!(sidecar.drained().await.abandoned, 1);
+    let mut rest = Vec::new();
+    let cut = tokio::time::timeout(PATIENCE, client.read_to_end(&mut rest)).await;
+    cut.expect("it is cut").unwrap_or_default();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_go_to_each_worker_in_turn() {
     let listener = server::bind(Bind::Address(ANY)).await.unwrap();
     let address = listener.local_addr().unwrap();

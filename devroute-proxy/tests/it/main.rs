@@ -8,6 +8,8 @@ mod admin;
 mod config;
 mod demo;
 mod lifecycle;
+mod limits;
+mod restart;
 mod router;
 mod sidecar;
 mod streaming;

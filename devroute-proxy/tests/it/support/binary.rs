@@ -1,7 +1,8 @@
 //! The built binary, in an environment that holds nothing but what the test puts there.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -31,6 +32,28 @@ impl Devroute {
     pub(crate) fn with(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_devroute"));
         command.args(arguments).env_clear().stdin(Stdio::null());
+        Self(command)
+    }
+
+    /// With these listeners passed to it by the convention of socket activation.
+    pub(crate) fn activated(arguments: &str, listeners: &[&TcpListener]) -> Self {
+        // A shell moves them to where they belong: to do that here would take unsafe code.
+        let script = r#"
+            LISTEN_FDS=$1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; shift
+            exec 3<&0 4<&1 0</dev/null 1<&2
+            exec "$@"
+        "#;
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", script, "sh", &listeners.len().to_string()])
+            .arg(env!("CARGO_BIN_EXE_devroute"))
+            .args(arguments.split_whitespace())
+            .env_clear();
+        let mut descriptors = listeners
+            .iter()
+            .map(|listener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
+        command.stdin(descriptors.next().unwrap());
+        command.stdout(descriptors.next().unwrap_or_else(Stdio::null));
         Self(command)
     }
 

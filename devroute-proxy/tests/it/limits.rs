@@ -1,0 +1,224 @@
+//! Time-outs and limits from outside; the timers themselves are tested in paused time where they are.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Client, PATIENCE, Server, router, sidecar, until};
+
+const OPEN: &str = r#"devroute_open_connections{listener="proxy"}"#;
+const HEAD_LIMIT: &str = r#"devroute_limits_reached_total{limit="head"}"#;
+const CONNECTION_LIMIT: &str = r#"devroute_limits_reached_total{limit="connections"}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_told_to_come_back() {
+    let baseline = Server::holding("baseline").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.limits.connections = 1;
+        config.process.workers = NonZeroUsize::new(2).unwrap();
+    })
+    .await;
+    let in_flight = tokio::spawn(proxy.get("/").send());
+    baseline.arrived().await;
+
+    for refused in [
+        proxy.get("/").send().await,
+        proxy.get("/").h2().send().await,
+    ] {
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.header("retry-after"), "1");
+        assert_eq!(refused.header("content-type"), "application/problem+json");
+        assert_eq!(refused.json()["cause"], "too_many_connections");
+    }
+    assert_eq!(proxy.sample(CONNECTION_LIMIT).await, 2.0);
+
+    baseline.release();
+    assert_eq!(in_flight.await.unwrap().text, "baseline");
+    until("the first connection has gone", async || {
+        proxy.sample(OPEN).await == 0.0
+    })
+    .await;
+    assert_eq!(proxy.get("/").send().await.text, "baseline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_is_told_in_its_own_words_that_there_are_too_many() {
+    let baseline = Server::says("baseline").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.limits.connections = 0;
+    })
+    .await;
+    let request = proxy
+        .get("/")
+        .h2()
+        .header("content-type", "application/grpc");
+    let refused = request.send().await;
+    assert_eq!(refused.status, StatusCode::OK);
+    assert_eq!(refused.header("grpc-status"), "14");
+    assert!(baseline.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_a_size() {
+    let baseline = Server::says("baseline").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.limits.head_size = 16 * 1024;
+    })
+    .await;
+    let sized = |size| proxy.get("/").header("x-large", &"x".repeat(size));
+    assert_eq!(sized(15 * 1024).send().await.text, "baseline");
+    assert_eq!(sized(15 * 1024).h2().send().await.text, "baseline");
+    let large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    assert_eq!(sized(17 * 1024).send().await.status, large);
+    assert_eq!(sized(17 * 1024).h2().send().await.status, large);
+    until("it is counted", async || {
+        proxy.sample(HEAD_LIMIT).await == 1.0
+    })
+    .await;
+    assert_eq!(baseline.seen().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_a_number_of_fields() {
+    for limit in [20, 100] {
+        let baseline = Server::says("baseline").await;
+        let proxy = sidecar(baseline.address, |config| {
+            config.process.limits.headers = limit;
+        })
+        .await;
+        let fields = |count| {
+            (0..count).fold(proxy.get("/"), |request, index| {
+                request.header(&format!("x-{index}"), "x")
+            })
+        };
+        assert_eq!(fields(limit / 2).send().await.text, "baseline");
+        assert_eq!(fields(limit / 2).h2().send().await.text, "baseline");
+        let refused = fields(limit + 1).send().await;
+        assert_eq!(refused.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let refused = fields(limit + 1).h2().send().await;
+        assert_eq!(refused.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert_eq!(refused.json()["cause"], "too_many_fields");
+        until("both are counted", async || {
+            proxy.sample(HEAD_LIMIT).await == 2.0
+        })
+        .await;
+        assert_eq!(baseline.seen().len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_fields_than_by_default_can_be_allowed() {
+    let proxy = router(|config| config.process.limits.headers = 200).await;
+    for fields in [150, 250] {
+        let request = (0..fields).fold(proxy.get("/_healthz"), |request, index| {
+            request.header(&format!("x-{index}"), "x")
+        });
+        let expected = if fields < 200 { 200 } else { 431 };
+        assert_eq!(request.send().await.status.as_u16(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_a_number_of_streams() {
+    let baseline = Server::holding("baseline").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.limits.streams = 1;
+    })
+    .await;
+    let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let send = |path: &str| {
+        let uri = format!("http://foo{path}");
+        let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+        let mut sender = sender.clone();
+        tokio::spawn(async move {
+            let response = sender.send_request(request).await.unwrap();
+            response.into_body().collect().await.unwrap().to_bytes()
+        })
+    };
+    let first = send("/first");
+    baseline.arrived().await;
+    let second = send("/second");
+    // A request on a connection of its own shows that the second one could have come.
+    let other = tokio::spawn(proxy.get("/other").send());
+    baseline.arrived().await;
+    let lines = baseline.seen().into_iter().map(|seen| seen.line);
+    assert_eq!(lines.collect::<Vec<_>>(), ["GET /first", "GET /other"]);
+    baseline.release();
+    assert_eq!(first.await.unwrap(), "baseline");
+    assert_eq!(second.await.unwrap(), "baseline");
+    assert_eq!(other.await.unwrap().text, "baseline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_may_have_a_time_to_answer_in_and_a_laptop_has_none() {
+    let timeout = Duration::from_millis(50);
+    let baseline = Server::holding("baseline").await;
+    let laptop = Server::holding("laptop").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.response_timeout = Some(timeout);
+    })
+    .await;
+    let contract = format!("{{\"foo\":\"{}\"}}", laptop.address);
+    let rerouted = tokio::spawn(proxy.get("/").contract(&contract).send());
+    laptop.arrived().await;
+
+    let late = proxy.get("/").send().await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(late.header("content-type"), "application/problem+json");
+    assert_eq!(late.json()["cause"], "response_timeout");
+    let proxy_status = late.header("proxy-status");
+    assert!(
+        proxy_status.contains("error=http_response_timeout"),
+        "{proxy_status}"
+    );
+    let failures = r#"devroute_upstream_failures_total{cause="response_timeout"}"#;
+    assert_eq!(proxy.sample(failures).await, 1.0);
+
+    let grpc = proxy
+        .get("/")
+        .h2()
+        .header("content-type", "application/grpc");
+    assert_eq!(grpc.send().await.header("grpc-status"), "14");
+
+    // By now the laptop has had more than twice the time of the service.
+    laptop.release();
+    assert_eq!(rerouted.await.unwrap().text, "laptop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_closes_the_connection() {
+    let proxy = router(|config| config.process.timers.head = Duration::from_millis(50)).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    let closed = tokio::time::timeout(PATIENCE, client.read(&mut [0; 8])).await;
+    assert!(matches!(closed.expect("it is closed"), Ok(0) | Err(_)));
+    let head = r#"devroute_client_timeouts_total{timer="head"}"#;
+    assert_eq!(proxy.sample(head).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_place_closes_what_it_cannot_tell() {
+    let proxy = router(|config| config.process.limits.connections = 0).await;
+    let mut silent = Vec::new();
+    // More than are told: they say nothing, and hold the places of those who are.
+    while proxy.sample(CONNECTION_LIMIT).await < 200.0 {
+        silent.push(TcpStream::connect(proxy.address).await.unwrap());
+    }
+    // None of them is left hanging, even so.
+    for mut client in silent {
+        let closed = tokio::time::timeout(PATIENCE, client.read(&mut [0; 8])).await;
+        assert!(matches!(closed.expect("it is closed"), Ok(0) | Err(_)));
+    }
+    let refused = Client::get(proxy.address, "/").send().await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+}
