@@ -120,11 +120,11 @@ impl Connection {
                 }
                 match answer.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    // Nobody is left who could answer.
-                    Poll::Pending if *finished => Poll::Ready(Err(ErrorKind::ConnectionClosed)),
                     Poll::Pending if received.bytes() > MAX_BEFORE_ANSWER => {
                         Poll::Ready(Err(ErrorKind::Protocol))
                     }
+                    // Nobody is left who could answer.
+                    Poll::Pending if *finished => Poll::Ready(Err(ErrorKind::ConnectionClosed)),
                     Poll::Pending => Poll::Pending,
                 }
             })
