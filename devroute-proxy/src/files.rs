@@ -21,11 +21,9 @@ pub(crate) fn allow_all() -> Option<u64> {
     limit.current
 }
 
-/// The connections of clients that so many files leave room for: each may need a second one, to who
-/// answers it.
-pub(crate) fn connections(files: u64) -> usize {
-    let connections = files.saturating_sub(OTHERS) / 2;
-    usize::try_from(connections).unwrap_or(usize::MAX).max(1)
+/// The connections, to clients and to who answers them, that so many files leave room for.
+pub(crate) fn room(files: u64) -> usize {
+    usize::try_from(files.saturating_sub(OTHERS)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -33,10 +31,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_takes_two_files() {
-        assert_eq!(connections(1024), 480);
-        assert_eq!(connections(64), 1);
-        assert_eq!(connections(0), 1);
+    fn not_every_file_is_a_connection() {
+        assert_eq!(room(1024), 960);
+        assert_eq!(room(0), 0);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) struct Process {
     pub(crate) admin_address: Option<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) records: Arc<Records>,
+    /// The connections of clients that it takes at a time.
+    pub(crate) max_connections: usize,
 }
 
 impl Process {
@@ -73,20 +75,13 @@ impl Process {
         Ok(Self {
             metrics: Metrics::new(mode, config.workers.get()),
             records: Arc::default(),
-            config: ProcessConfig {
-                limits: possible(config.limits),
-                ..config.clone()
-            },
+            max_connections: possible(config.limits.connections),
+            config: config.clone(),
             listener,
             admin,
             address,
             admin_address,
         })
-    }
-
-    /// The connections of clients that it takes at a time.
-    pub(crate) fn max_connections(&self) -> usize {
-        self.config.limits.connections
     }
 
     /// What the stacks of all workers share, with `policy` knowing this process's own listeners.
@@ -180,7 +175,10 @@ impl Process {
         let options = Options {
             workers,
             timers,
-            limits,
+            limits: Limits {
+                connections: Some(self.max_connections),
+                ..limits
+            },
             drain,
             tls: tls.map(|tls| tls.certificates),
         };
@@ -213,21 +211,20 @@ async fn listener(index: usize, bind: Bind, shared: bool) -> io::Result<TcpListe
 }
 
 /// As many connections as there may be, or what the limit of open files leaves room for.
-fn possible(mut limits: Limits) -> Limits {
-    let room = files::allow_all().map_or(usize::MAX, files::connections);
-    let wanted = limits.connections;
+fn possible(wanted: Option<usize>) -> usize {
+    let room = files::allow_all().map_or(usize::MAX, files::room);
+    let Some(wanted) = wanted else {
+        // A connection may need a second one, to who answers it.
+        return (room / 2).clamp(1, Limits::CONNECTIONS);
+    };
     if room < wanted {
-        limits.connections = room;
-        // The default is what nobody asked for.
-        if wanted != Limits::default().connections {
-            tracing::warn!(
-                room,
-                wanted,
-                "the limit of open files leaves room for fewer connections than allowed"
-            );
-        }
+        tracing::warn!(
+            room,
+            wanted,
+            "the limit of open files leaves room for fewer connections than allowed"
+        );
     }
-    limits
+    wanted.min(room.max(1))
 }
 
 /// Why a process could not start or go on; says what to do about it.

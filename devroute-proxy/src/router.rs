@@ -69,7 +69,7 @@ impl Router {
             listen = %process.address,
             admin = process.admin_address.map(tracing::field::display),
             workers = config.process.workers,
-            max_connections = process.max_connections(),
+            max_connections = process.max_connections,
             strip = config.reroute.strip,
             tls = config.process.tls.is_some(),
             "router listens"

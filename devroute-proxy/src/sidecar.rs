@@ -81,7 +81,7 @@ impl Sidecar {
             fallback = config.on_failure == OnFailure::Fallback,
             admin = process.admin_address.map(tracing::field::display),
             workers = config.process.workers,
-            max_connections = process.max_connections(),
+            max_connections = process.max_connections,
             strip = config.reroute.strip,
             tls = config.process.tls.is_some(),
             "sidecar listens"

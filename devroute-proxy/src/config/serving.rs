@@ -94,7 +94,7 @@ pub(super) fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
     Ok(Limits {
         connections: settings
             .one("max-connections", |text| value::number(text, 1..=1 << 20))?
-            .unwrap_or(default.connections),
+            .or(default.connections),
         streams: settings
             .one("max-streams", |text| value::number(text, 1..=1 << 20))?
             .unwrap_or(default.streams),

@@ -51,13 +51,16 @@ pub struct Limits {
     pub head_size: u32,
     /// Header fields of a request.
     pub headers: usize,
-    /// Connections at a time. A process that may not open two files for each of them takes fewer.
-    pub connections: usize,
+    /// Connections at a time; `None` for [`CONNECTIONS`](Self::CONNECTIONS), or fewer where the
+    /// process may not have two files open for each.
+    pub connections: Option<usize>,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams: u32,
 }
 
 impl Limits {
+    /// The connections at a time that there may be where nothing else is said.
+    pub const CONNECTIONS: usize = 16 * 1024;
     /// The header fields that cost nothing to allow, as hyper has it.
     pub(crate) const HEADERS: usize = 100;
 }
@@ -67,7 +70,7 @@ impl Default for Limits {
         Self {
             head_size: 64 * 1024,
             headers: Self::HEADERS,
-            connections: 16 * 1024,
+            connections: None,
             streams: 256,
         }
     }

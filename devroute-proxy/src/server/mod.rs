@@ -151,7 +151,8 @@ where
         )?);
     }
 
-    let admission = Admission::new(options.limits.connections);
+    let connections = options.limits.connections.unwrap_or(Limits::CONNECTIONS);
+    let admission = Admission::new(connections);
     let refused = metrics.refused_connections();
     let mut turn = 0_usize;
     let stop = async {

@@ -20,7 +20,7 @@ const CONNECTION_LIMIT: &str = r#"devroute_limits_reached_total{limit="connectio
 async fn one_connection_too_many_is_told_to_come_back() {
     let baseline = Server::holding("baseline").await;
     let proxy = sidecar(baseline.address, |config| {
-        config.process.limits.connections = 1;
+        config.process.limits.connections = Some(1);
         config.process.workers = NonZeroUsize::new(2).unwrap();
     })
     .await;
@@ -51,7 +51,7 @@ async fn one_connection_too_many_is_told_to_come_back() {
 async fn grpc_is_told_in_its_own_words_that_there_are_too_many() {
     let baseline = Server::says("baseline").await;
     let proxy = sidecar(baseline.address, |config| {
-        config.process.limits.connections = 0;
+        config.process.limits.connections = Some(0);
     })
     .await;
     let request = proxy
@@ -208,7 +208,7 @@ async fn a_head_that_does_not_end_closes_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_a_place_closes_what_it_cannot_tell() {
-    let proxy = router(|config| config.process.limits.connections = 0).await;
+    let proxy = router(|config| config.process.limits.connections = Some(0)).await;
     let mut silent = Vec::new();
     // More than are told: they say nothing, and hold the places of those who are.
     while proxy.sample(CONNECTION_LIMIT).await < 200.0 {

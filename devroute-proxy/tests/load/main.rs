@@ -1,0 +1,77 @@
+//! Load on the built binary: how much memory a connection takes, and whether it stays the same.
+//!
+//! ```console
+//! cargo test --release -p devroute-proxy --test load -- idle
+//! cargo test --release -p devroute-proxy --test load -- mixed --seconds 1800
+//! ```
+//!
+//! - `idle`: 10,000 connections that had one request each and wait for the next, and 2,000 that do not
+//!   stop asking. No request may fail, and an idle connection may take 16 KiB.
+//! - `mixed`: HTTP/1.1, HTTP/2, gRPC, WebSocket, reroutes, targets that fail and clients that go away,
+//!   all at once. Nothing may be answered with anything but what it should be, and memory and open
+//!   files have to be as they were.
+//!
+//! Everything is on loopback. The service and the laptop are in this process, the proxy is another.
+//! What the system does not allow (open files) is said loudly, and done with less.
+//!
+//! It runs when it is asked for, and not with the other tests.
+// For clippy: this is a test.
+#![cfg(test)]
+#![allow(clippy::print_stdout, reason = "it is a program that reports")]
+
+mod asking;
+mod idle;
+mod mixed;
+mod peers;
+mod proxy;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// What is asked for on the command line.
+#[derive(Debug)]
+struct Settings {
+    connections: usize,
+    active: usize,
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let what = arguments.next().unwrap_or_default();
+    let mut settings = Settings {
+        connections: 10_000,
+        active: 2_000,
+        seconds: 30,
+    };
+    while let Some(argument) = arguments.next() {
+        let value = arguments.next().and_then(|value| value.parse().ok());
+        match (&*argument, value) {
+            ("--connections", Some(value)) => settings.connections = value,
+            ("--active", Some(value)) => settings.active = value,
+            ("--seconds", Some(value)) => settings.seconds = value as u64,
+            _ => return usage(),
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let passed = match &*what {
+        "idle" => runtime.block_on(idle::run(&settings)),
+        "mixed" => runtime.block_on(mixed::run(Duration::from_secs(settings.seconds))),
+        _ => return usage(),
+    };
+    println!("{}", if passed { "passed" } else { "FAILED" });
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn usage() -> ExitCode {
+    println!("load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N]");
+    ExitCode::from(64)
+}
