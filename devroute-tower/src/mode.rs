@@ -7,8 +7,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// What a layer does about contracts; [`from_env`](crate::DevRouteLayer::from_env) reads it from
-/// `DEVROUTE`.
+/// What a layer does about contracts; `from_env` of [`DevRouteLayer`](crate::DevRouteLayer::from_env)
+/// and [`DevRouteClientLayer`](crate::DevRouteClientLayer::from_env) reads it from `DEVROUTE`.
 ///
 /// ```
 /// use devroute_tower::Mode;

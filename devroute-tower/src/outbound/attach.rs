@@ -2,12 +2,12 @@
 
 use devroute_core::{
     Contract,
-    carrier::{self, Written},
+    carrier::{self, Unwritten, Written},
 };
 use http::{Extensions, HeaderMap, Uri, header::HOST, uri::Authority};
 
-use super::{InternalHosts, notice};
-use crate::context;
+use super::{InternalHosts, notice, unwritten::Hook};
+use crate::{context, mode::Mode};
 
 /// Returns the fields that carry the contract in scope to `uri`, by the default list of
 /// [`InternalHosts`].
@@ -56,11 +56,24 @@ impl InternalHosts {
 }
 
 /// The settings that decide about an outgoing request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Attach {
+    pub(crate) mode: Mode,
     pub(crate) hosts: InternalHosts,
     /// Where requests without an authority go.
     pub(crate) destination: Option<Authority>,
+    pub(super) on_unwritten: Option<Hook>,
+}
+
+impl Default for Attach {
+    fn default() -> Self {
+        Self {
+            mode: Mode::On,
+            hosts: InternalHosts::default(),
+            destination: None,
+            on_unwritten: None,
+        }
+    }
 }
 
 /// What is known of a request before anything is done to it; absent where nothing has to be done.
@@ -70,11 +83,14 @@ pub(crate) struct Pending {
     contract: Option<Contract>,
 }
 
-impl Pending {
+impl Attach {
     /// Looks for a contract, or for a field that must go. `None` is the path of everybody who has
     /// no contract: one pass over the names of the fields, one look-up in the extensions, one thread-local
     /// read.
-    pub(crate) fn find(headers: &HeaderMap, extensions: &Extensions) -> Option<Self> {
+    pub(crate) fn find(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Pending> {
+        if self.mode == Mode::Off {
+            return None;
+        }
         let contract = extensions
             .get::<Contract>()
             .cloned()
@@ -82,11 +98,9 @@ impl Pending {
         let concerned = contract.is_some()
             || carrier::may_concern(headers)
                 && (carrier::is_present(headers) || headers.contains_key(&carrier::MATCHED));
-        concerned.then_some(Self { contract })
+        concerned.then_some(Pending { contract })
     }
-}
 
-impl Attach {
     /// Applies steps 2 to 5 of the [module](super); returns the destination where it is internal.
     pub(crate) fn apply(
         &self,
@@ -108,13 +122,19 @@ impl Attach {
         match carrier::read(headers) {
             Ok(own) => {
                 if let Some(contract) = own.or(pending.contract) {
-                    write(headers, &contract);
+                    self.write(headers, &contract);
                 }
             }
             // Not ours to repair: the next hop answers 400 and says what is wrong with it.
             Err(error) => notice::malformed(&error),
         }
         Some(authority)
+    }
+
+    fn write(&self, headers: &mut HeaderMap, contract: &Contract) {
+        if let (Some(reason), Some(hook)) = (write(headers, contract), &self.on_unwritten) {
+            hook.tell(reason);
+        }
     }
 
     fn destination(&self, uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
@@ -147,8 +167,13 @@ fn headers_for(hosts: &InternalHosts, uri: &Uri, contract: Contract) -> HeaderMa
     headers
 }
 
-fn write(headers: &mut HeaderMap, contract: &Contract) {
-    if let Written::FieldOnly(reason) = carrier::write(headers, contract) {
-        notice::field_only(reason);
+/// Writes both carriers; the reason where the member could not be.
+fn write(headers: &mut HeaderMap, contract: &Contract) -> Option<Unwritten> {
+    match carrier::write(headers, contract) {
+        Written::Both => None,
+        Written::FieldOnly(reason) => {
+            notice::field_only(reason);
+            Some(reason)
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use devroute_core::{HostSuffix, NetworkRule};
+use devroute_core::{HostSuffix, NetworkRule, RefusalReason, TargetPolicy};
 use http::uri::Authority;
 
 /// The hosts that count as internal: the only ones that a contract is sent to.
@@ -18,8 +18,12 @@ use http::uri::Authority;
 /// 2. names below `.svc`, `.local` (so `.svc.cluster.local` as well), `.internal` and
 ///    `.localhost`;
 /// 3. private addresses: RFC 1918, unique local IPv6 (`fc00::/7`), loopback, and `100.64.0.0/10`,
-///    which carrier-grade NAT and Tailscale share. Link-local addresses are not among them: cloud
-///    metadata services live there.
+///    which carrier-grade NAT and Tailscale share.
+///
+/// Link-local addresses and the metadata services of clouds are never internal, whatever is listed: not
+/// `169.254.0.0/16`, not those that hide inside private space (`100.100.100.200`, `fd00:ec2::254` and
+/// the others that no [target policy](TargetPolicy) allows), not `metadata.google.internal` or
+/// `instance-data.ec2.internal`.
 ///
 /// What is not plainly one of these is external: an address in a spelling that only some resolvers
 /// take (`2130706433`, `127.1`, `0x7f.1`, `010.0.0.1`), an IPv6 address with a zone, a name with an
@@ -137,13 +141,18 @@ struct Rules {
 
 impl Rules {
     fn address(&self, addr: SocketAddr) -> bool {
-        (self.private_addresses && is_private(addr.ip()))
-            || self.networks.iter().any(|network| network.matches(addr))
+        let listed = (self.private_addresses && is_private(addr.ip()))
+            || self.networks.iter().any(|network| network.matches(addr));
+        listed && !is_metadata(addr.ip())
     }
 
     fn name(&self, name: &str) -> bool {
-        (self.single_label && !name.contains('.'))
-            || self.suffixes.iter().any(|suffix| suffix.matches(name))
+        let listed = (self.single_label && !name.contains('.'))
+            || self.suffixes.iter().any(|suffix| suffix.matches(name));
+        listed
+            && !METADATA_NAMES
+                .iter()
+                .any(|metadata| metadata.eq_ignore_ascii_case(name))
     }
 }
 
@@ -184,6 +193,21 @@ fn is_number(label: &str) -> bool {
         .or_else(|| label.strip_prefix("0X"))
         .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     hex || label.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The names of metadata services below `.internal`, of Google Cloud and of AWS.
+const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "instance-data.ec2.internal"];
+
+/// What is no target whatever is switched on, because machines keep their credentials there.
+fn is_metadata(ip: IpAddr) -> bool {
+    // One list of them, in the policy. It judges no port that is zero.
+    let judged = TargetPolicy::default().judge_addr((ip, 80).into());
+    judged.is_err_and(|refusal| {
+        matches!(
+            refusal.reason(),
+            RefusalReason::Metadata | RefusalReason::LinkLocal
+        )
+    })
 }
 
 /// Expects an address in canonical form: no IPv4 inside IPv6.

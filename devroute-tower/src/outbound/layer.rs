@@ -1,7 +1,11 @@
 use http::Uri;
 use tower_layer::Layer;
 
-use super::{DevRouteClient, DevRouteClientRerouteLayer, InternalHosts, attach::Attach};
+use super::{
+    DevRouteClient, DevRouteClientRerouteLayer, InternalHosts, OnUnwritten, attach::Attach,
+    unwritten::Hook,
+};
+use crate::Mode;
 
 /// Carries the contract on to the requests that a client makes.
 ///
@@ -24,9 +28,25 @@ pub struct DevRouteClientLayer {
 }
 
 impl DevRouteClientLayer {
-    /// Makes a layer that sends contracts to the default [`InternalHosts`].
+    /// Makes a layer that sends contracts to the default [`InternalHosts`], and is always on.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes a layer that obeys the environment variable `DEVROUTE`, which is `off`, `carry` or `on`
+    /// ([`Mode`]), and **off where it is not set**, as
+    /// [`DevRouteLayer::from_env`](crate::DevRouteLayer::from_env) is.
+    ///
+    /// Where [`reroute`](Self::reroute) is not used, `carry` and `on` are the same.
+    pub fn from_env() -> Self {
+        Self::new().mode(Mode::from_env())
+    }
+
+    /// Sets whether it does anything, and what: a layer that is [off](Mode::Off) is the bare inner
+    /// service, one that [carries](Mode::Carry) sends contracts on and obeys none.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.attach.mode = mode;
+        self
     }
 
     /// Sets which hosts a contract is sent to.
@@ -41,6 +61,25 @@ impl DevRouteClientLayer {
     /// request's `Host` field.
     pub fn destination(mut self, uri: &Uri) -> Self {
         self.attach.destination = uri.authority().cloned();
+        self
+    }
+
+    /// Is told of each contract that goes out without a `baggage` member, for a metric: a log line
+    /// comes once a minute at most, and on the level `debug`.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use devroute_core::carrier::Unwritten;
+    /// use devroute_tower::DevRouteClientLayer;
+    ///
+    /// static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+    /// let layer = DevRouteClientLayer::new().on_unwritten(|_: Unwritten| {
+    ///     UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn on_unwritten(mut self, hook: impl OnUnwritten + Send + Sync + 'static) -> Self {
+        self.attach.on_unwritten = Some(Hook::new(hook));
         self
     }
 

@@ -87,9 +87,10 @@ mod notice;
 mod reroute;
 mod service;
 mod service_name;
+mod unwritten;
 
 #[cfg(feature = "reqwest-middleware")]
-pub(crate) use self::attach::{Attach, Pending};
+pub(crate) use self::attach::Attach;
 pub use self::{
     attach::outgoing_headers,
     egress::InternalHosts,
@@ -98,4 +99,5 @@ pub use self::{
     reroute::{DevRouteClientReroute, DevRouteClientRerouteLayer},
     service::DevRouteClient,
     service_name::{FirstLabel, MakeServiceName},
+    unwritten::OnUnwritten,
 };

@@ -15,15 +15,12 @@ use http_body::Body as HttpBody;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{
-    FirstLabel, MakeServiceName,
-    attach::{Attach, Pending},
-    future::ResponseFuture,
-};
+use super::{FirstLabel, MakeServiceName, attach::Attach, future::ResponseFuture};
 use crate::{
     BoxError,
     failure::{Dialect, Failure},
     inbound::ResponseBody,
+    mode::Mode,
     reroute::{OnFailure, Settings, default_policy, refused, reroute},
     transport::Body,
 };
@@ -175,17 +172,15 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let Some(pending) = Pending::find(request.headers(), request.extensions()) else {
+        let attach = &self.shared.attach;
+        let Some(pending) = attach.find(request.headers(), request.extensions()) else {
             return ResponseFuture::inner(self.inner.call(request));
         };
         let (mut parts, body) = request.into_parts();
-        let authority = self
-            .shared
-            .attach
-            .apply(&parts.uri, &mut parts.headers, pending);
+        let authority = attach.apply(&parts.uri, &mut parts.headers, pending);
         let service = authority
             .as_ref()
-            .filter(|_| carrier::is_present(&parts.headers))
+            .filter(|_| attach.mode == Mode::On && carrier::is_present(&parts.headers))
             .and_then(|authority| self.shared.names.make_service_name(authority));
         let (Some(authority), Some(service)) = (authority, service) else {
             return ResponseFuture::inner(self.inner.call(Request::from_parts(parts, body)));

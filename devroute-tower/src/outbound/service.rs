@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower_service::Service;
 
-use super::attach::{Attach, Pending};
+use super::attach::Attach;
 
 /// Carries the contract on to the requests that go through it; made by
 /// [`DevRouteClientLayer`](super::DevRouteClientLayer).
@@ -27,7 +27,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let request = match Pending::find(request.headers(), request.extensions()) {
+        let request = match self.attach.find(request.headers(), request.extensions()) {
             Some(pending) => {
                 let (mut parts, body) = request.into_parts();
                 self.attach.apply(&parts.uri, &mut parts.headers, pending);

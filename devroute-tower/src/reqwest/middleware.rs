@@ -6,7 +6,7 @@ use reqwest_middleware::{Middleware, Next, Result};
 
 use crate::{
     context::ContractExt as _,
-    outbound::{Attach, InternalHosts, Pending},
+    outbound::{Attach, InternalHosts},
 };
 
 /// Carries the contract on to the requests of a `ClientWithMiddleware`.
@@ -64,7 +64,7 @@ impl Middleware for DevRouteMiddleware {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<Response> {
-        let Some(pending) = Pending::find(request.headers(), extensions) else {
+        let Some(pending) = self.attach.find(request.headers(), extensions) else {
             return next.run(request, extensions).await;
         };
         // A URL that is no URI never leaves reqwest either; without one nothing is attached.

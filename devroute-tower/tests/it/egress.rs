@@ -43,6 +43,39 @@ fn rule_11_internal_by_default() {
     }
 }
 
+/// Where clouds keep credentials, inside and outside of what is private.
+const METADATA: [&str; 14] = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.0.1",
+    "100.100.100.200",
+    "192.0.0.192",
+    "168.63.129.16",
+    "[fd00:ec2::254]",
+    "[fd00:ec2::23]",
+    "fd20:ce::254",
+    "[::ffff:100.100.100.200]",
+    "[fe80::1]",
+    "metadata.google.internal",
+    "Metadata.Google.Internal.",
+    "instance-data.ec2.internal",
+];
+
+#[test]
+fn rule_11_metadata_services_are_external_whatever_is_listed() {
+    let everything = InternalHosts::default()
+        .network("0.0.0.0/0".parse().unwrap())
+        .network("::/0".parse().unwrap())
+        .network("100.100.100.200".parse().unwrap())
+        .suffix(".google.internal".parse().unwrap());
+    for neighbour in ["100.100.100.201", "[fd00:ec2::255]", "x.google.internal"] {
+        assert!(everything.contains_host(neighbour), "{neighbour}");
+    }
+    for metadata in METADATA {
+        assert!(!everything.contains_host(metadata), "{metadata}");
+    }
+}
+
 #[test]
 fn rule_11_external_by_default() {
     let hosts = InternalHosts::default();
@@ -114,6 +147,12 @@ fn rule_11_external_by_default() {
         "[v1.fd00]",
     ] {
         assert!(!hosts.contains_host(host), "{host} should be external");
+    }
+    for metadata in METADATA {
+        assert!(
+            !hosts.contains_host(metadata),
+            "{metadata} should be external"
+        );
     }
     let long = format!("{}.internal", "a".repeat(64));
     assert!(!hosts.contains_host(&long));

@@ -1,10 +1,17 @@
 //! The client layer on its own: precedence, the guard, what is left untouched (rules 7, 10, 11).
 
-use std::{convert::Infallible, future::Ready};
+use std::{
+    convert::Infallible,
+    future::Ready,
+    sync::{Arc, Mutex},
+};
 
-use devroute_core::{Contract, carrier};
+use devroute_core::{
+    Contract,
+    carrier::{self, Unwritten},
+};
 use devroute_tower::{
-    DevRouteClient, DevRouteClientLayer, context,
+    DevRouteClient, DevRouteClientLayer, Mode, context,
     outbound::{InternalHosts, outgoing_headers},
 };
 use http::{HeaderMap, Request, Response};
@@ -52,6 +59,56 @@ fn without_a_contract_nothing_is_touched() {
     for uri in ["http://checkout/", "http://example.com/", "/"] {
         let headers = sent(&DevRouteClientLayer::new(), with(get(uri), &fields));
         assert_eq!(&headers, with(get(uri), &fields).headers(), "{uri}");
+    }
+}
+
+#[test]
+fn from_env_is_off_where_nothing_is_set_and_leaves_requests_alone() {
+    assert!(
+        std::env::var_os("DEVROUTE").is_none(),
+        "this test is about the variable not being set"
+    );
+    let copied = text(2);
+    let fields = [
+        ("x-devroute", &*copied),
+        ("x-devroute-matched", "foo"),
+        ("baggage", "devroute=%7B%7D"),
+    ];
+    for uri in ["http://checkout/", "http://example.com/"] {
+        let mut request = with(get(uri), &fields);
+        request.extensions_mut().insert(contract(1));
+        let headers = context::sync_scope(contract(1), || {
+            sent(&DevRouteClientLayer::from_env(), request)
+        });
+        assert_eq!(&headers, with(get(uri), &fields).headers(), "{uri}");
+    }
+}
+
+#[test]
+fn a_layer_that_carries_sends_contracts_on() {
+    let carry = DevRouteClientLayer::new().mode(Mode::Carry);
+    let headers = context::sync_scope(contract(1), || sent(&carry, get("http://checkout/")));
+    assert_carries(&headers, 1);
+}
+
+#[test]
+fn rule_10_who_asks_is_told_of_each_contract_without_a_member() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let layer = DevRouteClientLayer::new().on_unwritten({
+        let told = Arc::clone(&told);
+        move |reason| told.lock().unwrap().push(reason)
+    });
+    let full = (0..64).map(|number| format!("m{number}=1"));
+    let full = full.collect::<Vec<_>>().join(",");
+    for (uri, baggage, expected) in [
+        ("http://checkout/", "a=1", None),
+        ("http://example.com/", &*full, None),
+        ("http://checkout/", &*full, Some(Unwritten::TooManyMembers)),
+    ] {
+        let request = with(get(uri), &[("baggage", baggage)]);
+        context::sync_scope(contract(1), || sent(&layer, request));
+        let told = std::mem::take(&mut *told.lock().unwrap());
+        assert_eq!(told, Vec::from_iter(expected), "{uri} {baggage}");
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use axum::{Router, body::Body};
 use devroute_core::{Contract, ServiceName, TargetPolicy};
 use devroute_tower::{
-    DevRouteClientLayer, OnFailure, Outcome, OutcomeKind, ResponseBody, context,
+    DevRouteClientLayer, Mode, OnFailure, Outcome, OutcomeKind, ResponseBody, context,
     outbound::{DevRouteClientReroute, DevRouteClientRerouteLayer, InternalHosts},
     transport::{self, HttpTransport},
 };
@@ -85,6 +85,26 @@ where
         headers: parts.headers,
         outcome: parts.extensions.get().cloned(),
         text: String::from_utf8_lossy(&body).into_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_carries_obeys_no_contract() {
+    let laptop = serve(echo("laptop")).await;
+    for (mode, expected) in [
+        (Mode::On, "laptop GET /a "),
+        (Mode::Carry, "inner /a "),
+        (Mode::Off, "inner /a "),
+    ] {
+        let layer = DevRouteClientLayer::new()
+            .mode(mode)
+            .reroute(HttpTransport::new())
+            .policy(policy());
+        let sent = send(&layer, get("http://foo/a"));
+        let answer = context::scope(contract("foo", laptop), sent).await;
+        assert_eq!(answer.text, expected, "{mode:?}");
+        let carried = answer.headers.contains_key("echo-x-devroute");
+        assert_eq!(carried, mode != Mode::Off, "{mode:?}");
     }
 }
 
