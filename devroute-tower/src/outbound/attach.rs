@@ -1,7 +1,7 @@
 //! What is done to an outgoing request's header, and why not.
 
 use devroute_core::{
-    Contract,
+    Contract, ContractError,
     carrier::{self, Unwritten, Written},
 };
 use http::{Extensions, HeaderMap, Uri, header::HOST, uri::Authority};
@@ -12,12 +12,14 @@ use crate::{context, mode::Mode};
 /// Returns the fields that carry the contract in scope to `uri`, by the default list of
 /// [`InternalHosts`].
 ///
-/// For clients that are not a tower service. Empty where no contract is in scope, or where `uri`
+/// For clients that are not a tower service, and whose requests cannot be changed before they are
+/// sent; where they can, [`DevRouteClientLayer::prepare`](super::DevRouteClientLayer::prepare) does
+/// all that the layer does. Empty where no contract is in scope, or where `uri`
 /// has no authority or leads to a host that is not internal. Add the fields before the
 /// application's own: a `baggage` field may be among them.
 ///
 /// A client that follows redirects repeats these fields at the new place. Switch that off, or stop
-/// it at the boundary (feature `reqwest`: `devroute_tower::reqwest::redirect_policy`).
+/// it at the boundary with [`InternalHosts::may_follow`].
 ///
 /// ```
 /// use devroute_tower::{context, outbound::outgoing_headers};
@@ -79,7 +81,7 @@ impl Default for Attach {
 /// What is known of a request before anything is done to it; absent where nothing has to be done.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    /// From the extensions or the scope; a carrier on the request takes precedence over it.
+    /// From the extensions or the scope; the field on the request takes precedence over it.
     contract: Option<Contract>,
 }
 
@@ -119,12 +121,9 @@ impl Attach {
             carrier::remove(headers);
             return None;
         }
-        match carrier::read(headers) {
-            Ok(own) => {
-                if let Some(contract) = own.or(pending.contract) {
-                    self.write(headers, &contract);
-                }
-            }
+        match chosen(headers, pending) {
+            Ok(Some(contract)) => self.write(headers, &contract),
+            Ok(None) => {}
             // Not ours to repair: the next hop answers 400 and says what is wrong with it.
             Err(error) => notice::malformed(&error),
         }
@@ -142,6 +141,18 @@ impl Attach {
             .or(self.destination.as_ref())
             .cloned()
             .or_else(|| host(headers))
+    }
+}
+
+/// The contract that goes along.
+///
+/// A member alone counts only where nothing else says otherwise: an OpenTelemetry SDK copies the one
+/// that came in to every outgoing request, whether the contract beside it was another one, and
+/// whichever scope the application has opened since.
+fn chosen(headers: &HeaderMap, pending: Pending) -> Result<Option<Contract>, ContractError> {
+    match carrier::header::read(headers)?.or(pending.contract) {
+        Some(contract) => Ok(Some(contract)),
+        None => carrier::baggage::read(headers),
     }
 }
 

@@ -6,7 +6,9 @@ use std::{
 };
 
 use devroute_core::{HostSuffix, NetworkRule, RefusalReason, TargetPolicy};
-use http::uri::Authority;
+use http::{Uri, uri::Authority};
+
+use crate::context;
 
 /// The hosts that count as internal: the only ones that a contract is sent to.
 ///
@@ -102,6 +104,36 @@ impl InternalHosts {
     #[must_use]
     pub fn contains(&self, authority: &Authority) -> bool {
         self.contains_at(authority.host(), authority.port_u16())
+    }
+
+    /// Says whether a client may follow a redirect from `from` to `to`, repeating the fields of the
+    /// request: not where a contract is in scope and would leave the internal hosts (rule 11).
+    ///
+    /// For clients that follow redirects *below* the place where the contract is attached: the
+    /// policies of reqwest in any version, or tower-http's `FollowRedirect` inside of the layer.
+    /// Where a client shows the whole chain, `from` is its first place, since that is where the
+    /// contract was attached. A place without an authority is outside.
+    ///
+    /// ```
+    /// use devroute_tower::{context, outbound::InternalHosts};
+    ///
+    /// let hosts = InternalHosts::default();
+    /// let inside = "http://checkout:8080/cart".parse()?;
+    /// let outside = "http://example.com/".parse()?;
+    /// let contract: devroute_core::Contract = r#"{"foo":"192.168.1.12:8001"}"#.parse()?;
+    ///
+    /// assert!(hosts.may_follow(&inside, &outside)); // nothing is in scope
+    /// context::sync_scope(contract, || {
+    ///     assert!(hosts.may_follow(&inside, &inside));
+    ///     assert!(!hosts.may_follow(&inside, &outside));
+    ///     assert!(hosts.may_follow(&outside, &outside)); // it never was on this request
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn may_follow(&self, from: &Uri, to: &Uri) -> bool {
+        let internal = |uri: &Uri| uri.authority().is_some_and(|place| self.contains(place));
+        context::current().is_none() || internal(to) || !internal(from)
     }
 
     /// Says whether `host` is internal: a name, an IPv4 address, or an IPv6 address with or without

@@ -1,4 +1,4 @@
-use http::Uri;
+use http::{Extensions, HeaderMap, Uri};
 use tower_layer::Layer;
 
 use super::{
@@ -81,6 +81,43 @@ impl DevRouteClientLayer {
     pub fn on_unwritten(mut self, hook: impl OnUnwritten + Send + Sync + 'static) -> Self {
         self.attach.on_unwritten = Some(Hook::new(hook));
         self
+    }
+
+    /// Does to the head of one request what the service of this layer does to all of them.
+    ///
+    /// For clients that are not a tower service: reqwest in any version, with or without
+    /// middleware, and whatever else shows its requests as `http` types before it sends them. Call
+    /// it last, as close to the wire as there is a place: what adds fields afterwards is not seen.
+    ///
+    /// A client that follows redirects by itself repeats the fields at the new place; see
+    /// [`InternalHosts::may_follow`].
+    ///
+    /// ```
+    /// use devroute_tower::{DevRouteClientLayer, context};
+    /// use http::HeaderMap;
+    ///
+    /// let layer = DevRouteClientLayer::new();
+    /// let contract: devroute_core::Contract = r#"{"foo":"192.168.1.12:8001"}"#.parse()?;
+    /// let inside = "http://checkout/".parse()?;
+    /// let outside = "http://example.com/".parse()?;
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert("baggage", "user=alice".parse()?);
+    ///
+    /// context::sync_scope(contract, || {
+    ///     layer.prepare(&inside, &mut headers);
+    ///     assert_eq!(headers["x-devroute"], r#"{"foo":"192.168.1.12:8001"}"#);
+    ///     assert!(headers["baggage"].as_bytes().starts_with(b"user=alice,devroute="));
+    ///
+    ///     layer.prepare(&outside, &mut headers);
+    ///     assert!(!headers.contains_key("x-devroute"));
+    ///     assert_eq!(headers["baggage"], "user=alice");
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn prepare(&self, uri: &Uri, headers: &mut HeaderMap) {
+        if let Some(pending) = self.attach.find(headers, &Extensions::new()) {
+            self.attach.apply(uri, headers, pending);
+        }
     }
 
     /// Obeys the contract here as well: a request for a service that it names goes to the target,

@@ -12,11 +12,11 @@
 //! 4. To a destination that is not one of the [`InternalHosts`], the contract does not go: the field
 //!    and our `baggage` member are removed, also when the application set them. The other members
 //!    stay as they are.
-//! 5. To an internal one goes, in this order of preference, the contract that the application put on
-//!    the request itself (either carrier; the missing one is completed from it, a malformed one is
-//!    left for the next hop to refuse), the [`Contract`](devroute_core::Contract) in the request's
-//!    extensions, the one [in scope](crate::context). It is written to both carriers, or to the
-//!    field alone where it is too long for `baggage`.
+//! 5. To an internal one goes, in this order of preference, the contract in the field `x-devroute`
+//!    that the application set, the [`Contract`](devroute_core::Contract) in the request's
+//!    extensions, the one [in scope](crate::context), the member of the request's `baggage`. It is
+//!    written to both carriers, or to the field alone where it is too long for `baggage`. Where the
+//!    first of these is malformed the request is left as it is, for the next hop to refuse.
 //!
 //! An application that wants a request to go *without* the contract sets `x-devroute: {}`, which
 //! is a contract that reroutes nothing.

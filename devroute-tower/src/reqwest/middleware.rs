@@ -11,9 +11,12 @@ use crate::{
 
 /// Carries the contract on to the requests of a `ClientWithMiddleware`.
 ///
-/// Does what [`outbound`](crate::outbound) says, with the same order of preference: a carrier that
+/// Does what [`outbound`](crate::outbound) says, with the same order of preference: the field that
 /// the application set on the request, a [`Contract`](devroute_core::Contract) among the request's
-/// extensions (`.with_extension(contract)`), the one in scope.
+/// extensions (`.with_extension(contract)`), the one in scope, the member of its `baggage`.
+///
+/// Add it **last**, so that it runs next to the client: a middleware below it that writes `baggage`,
+/// as those of OpenTelemetry do, replaces what this one has written.
 ///
 /// What runs below (other middleware, and [`redirect_policy`](super::redirect_policy)) has the
 /// request's contract in scope, wherever it came from.

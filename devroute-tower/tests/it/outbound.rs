@@ -151,13 +151,17 @@ fn extensions_come_before_the_scope() {
 
 #[test]
 fn rule_11_what_the_application_set_comes_first_and_is_completed() {
-    let member = member(3);
+    let (same, other) = (member(3), member(4));
     for fields in [
         &[("x-devroute", text(3).as_str())][..],
-        &[("baggage", member.as_str())],
+        &[("x-devroute", text(3).as_str()), ("baggage", same.as_str())],
         &[
             ("x-devroute", text(3).as_str()),
-            ("baggage", member.as_str()),
+            ("baggage", other.as_str()),
+        ],
+        &[
+            ("x-devroute", text(3).as_str()),
+            ("baggage", "devroute=%7B"),
         ],
     ] {
         let mut request = with(get("http://checkout/"), fields);
@@ -165,6 +169,26 @@ fn rule_11_what_the_application_set_comes_first_and_is_completed() {
         let headers =
             context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
         assert_carries(&headers, 3);
+    }
+}
+
+/// As a service does whose OpenTelemetry SDK copies what came in: the contract beside that member
+/// was another one, or the application has entered another scope since.
+#[test]
+fn rule_11_a_member_alone_comes_after_extensions_and_scope() {
+    for baggage in [member(3).as_str(), "devroute=%7B", "devroute"] {
+        let line = format!("a=1,{baggage},b=2");
+        let copied = || with(get("http://checkout/"), &[("baggage", &line)]);
+        context::sync_scope(contract(1), || {
+            let headers = sent(&DevRouteClientLayer::new(), copied());
+            assert_carries(&headers, 1);
+            let ours = member(1);
+            assert_eq!(headers[carrier::BAGGAGE], format!("a=1,{ours},b=2"));
+
+            let mut request = copied();
+            request.extensions_mut().insert(contract(2));
+            assert_carries(&sent(&DevRouteClientLayer::new(), request), 2);
+        });
     }
 }
 
@@ -180,7 +204,7 @@ fn rule_11_a_malformed_contract_of_the_application_is_left_alone() {
     for fields in [
         &[("x-devroute", "{")][..],
         &[("x-devroute", "{}"), ("x-devroute", "{}")],
-        &[("baggage", "a=1,devroute=%7B")],
+        &[("x-devroute", "{"), ("baggage", "devroute=%7B%7D")],
     ] {
         let request = with(get("http://checkout/"), fields);
         let before = request.headers().clone();
@@ -188,6 +212,10 @@ fn rule_11_a_malformed_contract_of_the_application_is_left_alone() {
             context::sync_scope(contract(1), || sent(&DevRouteClientLayer::new(), request));
         assert_eq!(headers, before);
     }
+    let fields = [("baggage", "a=1,devroute=%7B")];
+    let request = with(get("http://checkout/"), &fields);
+    let before = request.headers().clone();
+    assert_eq!(sent(&DevRouteClientLayer::new(), request), before);
 }
 
 #[test]
@@ -335,6 +363,55 @@ fn outgoing_headers_follow_the_same_guard() {
         assert!(hosts.outgoing_headers(&inside).is_empty());
         let partner = "https://api.partner.example/".parse().unwrap();
         assert_carries(&hosts.outgoing_headers(&partner), 1);
+    });
+}
+
+#[test]
+fn prepare_does_what_the_service_does() {
+    let layer = DevRouteClientLayer::new().destination(&"http://greeter".parse().unwrap());
+    let member = member(3);
+    let cases: [&[(&'static str, &str)]; 5] = [
+        &[],
+        &[("x-devroute", &text(3))],
+        &[("baggage", &member)],
+        &[("baggage", "a=1"), ("baggage", "b=2")],
+        &[("x-devroute", "{"), ("x-devroute-matched", "foo")],
+    ];
+    let all = || {
+        for fields in cases {
+            for uri in ["http://checkout/", "http://example.com/", "/"] {
+                let request = with(get(uri), fields);
+                let mut headers = request.headers().clone();
+                layer.prepare(request.uri(), &mut headers);
+                assert_eq!(headers, sent(&layer, request), "{uri} {fields:?}");
+            }
+        }
+    };
+    all();
+    context::sync_scope(contract(1), all);
+}
+
+#[test]
+fn rule_11_a_redirect_may_be_followed_where_the_contract_does_not_leave() {
+    let hosts = InternalHosts::default();
+    let [inside, other, outside, nowhere] = [
+        "http://checkout/",
+        "https://10.0.0.1:8443/",
+        "http://example.com/",
+        "/",
+    ]
+    .map(|uri| uri.parse().unwrap());
+    assert!(hosts.may_follow(&inside, &outside), "without a contract");
+    context::sync_scope(contract(1), || {
+        for (from, to, may) in [
+            (&inside, &other, true),
+            (&inside, &outside, false),
+            (&inside, &nowhere, false),
+            (&outside, &outside, true),
+            (&outside, &inside, true),
+        ] {
+            assert_eq!(hosts.may_follow(from, to), may, "{from} -> {to}");
+        }
     });
 }
 
