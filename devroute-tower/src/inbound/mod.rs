@@ -4,6 +4,7 @@ mod body;
 mod future;
 mod layer;
 mod service;
+mod span;
 
 pub use self::{
     body::ResponseBody, future::ResponseFuture, layer::DevRouteLayer, service::DevRoute,

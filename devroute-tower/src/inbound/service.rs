@@ -19,6 +19,7 @@ use super::{
     ResponseBody,
     future::{ResponseFuture, scoped_answer},
     layer::Shared,
+    span,
 };
 use crate::{
     BoxError, context,
@@ -160,6 +161,7 @@ impl<S, T> DevRoute<S, T> {
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
+        span::settled(&outcome);
         request.extensions_mut().insert(contract.clone());
         // A handler may make its calls before its future is polled.
         let future = context::sync_scope(contract.clone(), || self.inner.call(request));
@@ -196,7 +198,11 @@ impl<S, T> DevRoute<S, T> {
         request: &Request<ReqBody>,
         error: &DecisionError,
     ) -> ResponseFuture<F, ResBody, E> {
-        ResponseFuture::refused(refused(request.headers(), error, &self.shared.reroute))
+        let answer = refused(request.headers(), error, &self.shared.reroute);
+        if let Some(outcome) = answer.extensions().get() {
+            span::settled(outcome);
+        }
+        ResponseFuture::refused(answer)
     }
 
     fn reroute<ReqBody, ResBody, TBody>(
@@ -227,15 +233,23 @@ impl<S, T> DevRoute<S, T> {
             let next = self.inner.clone();
             mem::replace(&mut self.inner, next)
         });
+        let span = span::decided("reroute", Some(&decision.target), Some(&decision.contract));
         ResponseFuture::rerouted(Box::pin(async move {
             let dialect = Dialect::of(request.headers());
             let contract = decision.contract.clone();
             let (service, target) = (decision.service.clone(), decision.target.clone());
             let attempt = reroute(transport, &shared.reroute, decision, request, client).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.reroute, dialect) {
-                ControlFlow::Break(response) => return Ok(response),
+                ControlFlow::Break(response) => {
+                    if let Some(outcome) = response.extensions().get() {
+                        span::ended(&span, outcome);
+                    }
+                    return Ok(response);
+                }
                 ControlFlow::Continue(fell_back) => fell_back,
             };
+            span::ended(&span, &outcome);
+            drop(span);
             let Some(inner) = &mut inner else {
                 let failure = Failure::no_baseline(service, target);
                 let reveal = shared.reroute.reveal_addresses;

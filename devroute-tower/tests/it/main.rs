@@ -23,6 +23,7 @@ mod rule_16_forwarding;
 mod rule_17_protocols;
 mod scope;
 mod servers;
+mod span;
 mod stress;
 mod support;
 #[cfg(feature = "tls")]
