@@ -336,7 +336,8 @@ fn help_for(kind: ErrorKind, service: &ServiceName) -> String {
         ),
         ErrorKind::TlsProtocol => format!(
             "Check that {service} speaks TLS at that port, and the protocol: gRPC needs HTTP/2 (h2 in \
-             ALPN), everything else HTTP/1.1. Without TLS use http:// or h2c:// for this target."
+             ALPN), an upgrade such as WebSocket HTTP/1.1. Without TLS use http:// or h2c:// for this \
+             target."
         ),
         ErrorKind::Protocol => format!(
             "Check that it is {service} that listens there, and the protocol: h2c:// in front of \

@@ -196,10 +196,10 @@ pub(crate) fn request_head<B: HttpBody>(
             }
         }
     }
-    if to == Protocol::Http1 {
-        if parts.version == Version::HTTP_2 {
-            join_cookies(&mut parts.headers);
-        }
+    if to == Protocol::Http1 && parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
+    if to != Protocol::Http2 {
         let length_is_known = body.is_end_stream()
             || body.size_hint().exact().is_some()
             || parts.headers.contains_key(CONTENT_LENGTH);
@@ -334,7 +334,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// HTTP/2 may send one cookie a field; HTTP/1.1 must not (RFC 9113, section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     if crumbs.next().is_some() && crumbs.next().is_some() {
         let all: Vec<&[u8]> = headers

@@ -253,11 +253,15 @@ where
         PendingUpgrade::take(&mut parts)
     };
     prepare(&mut parts, &contract, &service, client);
-    let protocol = protocol(&target, &parts);
-    let authority = forward::authority(&parts);
-    forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
     // A router is asked in plain text; it is the one that speaks TLS to the target.
     let is_tls = settings.via.is_none() && target.scheme() == Some(Scheme::Https);
+    let protocol = match protocol(&target, &parts) {
+        // HTTP/2 has no upgrades.
+        Protocol::Http1 if is_tls && upgrade.is_none() => Protocol::Negotiated,
+        protocol => protocol,
+    };
+    let authority = forward::authority(&parts);
+    forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
     direct(&mut parts, addr, &target, is_tls, protocol, authority);
     let request = Request::from_parts(parts, body);
 

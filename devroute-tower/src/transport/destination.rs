@@ -39,6 +39,11 @@ pub enum Protocol {
     /// HTTP/2: with prior knowledge (RFC 9113, section 3.3), or over TLS agreed on by ALPN
     /// (section 3.2).
     Http2,
+    /// Over TLS whichever of the two is agreed on by ALPN (RFC 7301), without it HTTP/1.1.
+    ///
+    /// The head is one for HTTP/1.1, as which it may go out; HTTP/2 takes it without
+    /// `transfer-encoding`.
+    Negotiated,
 }
 
 impl Protocol {

@@ -3,13 +3,18 @@
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{Request, Response, Uri, header::UPGRADE, uri::Scheme};
+use http::{
+    Request, Response, Uri, Version,
+    header::{TRANSFER_ENCODING, UPGRADE},
+    uri::{Authority, Scheme},
+};
 use http_body::Body as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,13 +22,14 @@ use tower_service::Service;
 
 use super::{
     Body, Destination, Error, ErrorKind, Protocol, ResponseBody,
-    connect::{Connector, OpenConnections},
+    connect::{Connector, Dialled, OpenConnections},
     destination::{to_h1, to_h2},
     error::is_unprocessed,
     h1,
     peer::Peer,
     pool::Pool,
 };
+use crate::forward::join_cookies;
 
 /// Sends requests over pooled HTTP/1.1 and HTTP/2 connections, to exactly the address it is given.
 ///
@@ -57,6 +63,9 @@ pub struct HttpTransport {
     max_idle: usize,
     pool: Arc<Pool>,
 }
+
+/// What came of the open connections: the end of it, or the request, which is still to be sent.
+type Pooled = ControlFlow<Result<Response<ResponseBody>, Error>, Request<Body>>;
 
 /// The answer to come, or why there is none.
 pub type ResponseFuture =
@@ -144,30 +153,81 @@ impl HttpTransport {
         self,
         peer: Peer,
         protocol: Protocol,
-        authority: Option<http::uri::Authority>,
+        authority: Option<Authority>,
         mut request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
         match protocol {
-            Protocol::Http1 => {
+            Protocol::Negotiated if peer.scheme() == Scheme::HTTPS => {
+                self.send_negotiated(peer, authority, request).await
+            }
+            Protocol::Http1 | Protocol::Negotiated => {
                 to_h1(&mut request, peer.addr(), authority.as_ref());
-                self.send_h1(peer, request).await
+                let request = match self.pooled_h1(&peer, request).await {
+                    ControlFlow::Break(sent) => return sent,
+                    ControlFlow::Continue(unsent) => unsent,
+                };
+                let dialled = self.connector.dial(&peer, Protocol::Http1).await?;
+                self.new_h1(peer, dialled, request).await
             }
             Protocol::Http2 => {
                 to_h2(&mut request, peer.scheme(), authority.as_ref());
-                self.send_h2(peer, request).await
+                let request = match self.pooled_h2(&peer, request).await {
+                    ControlFlow::Break(sent) => return sent,
+                    ControlFlow::Continue(unsent) => unsent,
+                };
+                let dialled = self.connector.dial(&peer, Protocol::Http2).await?;
+                self.new_h2(peer, dialled, request).await
             }
         }
     }
 
-    async fn send_h1(
+    /// Sends in the version that is agreed on with the target. A connection that is open shows what
+    /// it chose the last time.
+    async fn send_negotiated(
         self,
         peer: Peer,
+        authority: Option<Authority>,
         mut request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
-        while let Some(connection) = self.pool.take_h1(&peer) {
+        let as_h1 = |request: &mut Request<Body>| {
+            if request.version() == Version::HTTP_2 {
+                join_cookies(request.headers_mut());
+            }
+            to_h1(request, peer.addr(), authority.as_ref());
+        };
+        let as_h2 = |request: &mut Request<Body>| {
+            request.headers_mut().remove(TRANSFER_ENCODING);
+            to_h2(request, peer.scheme(), authority.as_ref());
+        };
+        let pooled = if self.pool.has_h2(&peer) {
+            as_h2(&mut request);
+            self.pooled_h2(&peer, request).await
+        } else if self.pool.has_h1(&peer) {
+            as_h1(&mut request);
+            self.pooled_h1(&peer, request).await
+        } else {
+            ControlFlow::Continue(request)
+        };
+        let mut request = match pooled {
+            ControlFlow::Break(sent) => return sent,
+            ControlFlow::Continue(unsent) => unsent,
+        };
+        let dialled = self.connector.dial(&peer, Protocol::Negotiated).await?;
+        let (stream, _) = &dialled;
+        if stream.is_h2() {
+            as_h2(&mut request);
+            self.new_h2(peer, dialled, request).await
+        } else {
+            as_h1(&mut request);
+            self.new_h1(peer, dialled, request).await
+        }
+    }
+
+    async fn pooled_h1(&self, peer: &Peer, mut request: Request<Body>) -> Pooled {
+        while let Some(connection) = self.pool.take_h1(peer) {
             let copy = repeatable(&request);
             let failed = match connection.exchange(request, &self.pool).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => return ControlFlow::Break(Ok(response)),
                 Err(failed) => failed,
             };
             let is_closed = failed.error.kind() == ErrorKind::ConnectionClosed;
@@ -176,13 +236,20 @@ impl HttpTransport {
                 (Some(unsent), _) => request = *unsent,
                 // It was closed as we wrote: whoever closed it has not begun to answer.
                 (None, Some(copy)) if is_closed && !failed.was_answered => {
-                    request = copy;
-                    break;
+                    return ControlFlow::Continue(copy);
                 }
-                (None, _) => return Err(failed.error),
+                (None, _) => return ControlFlow::Break(Err(failed.error)),
             }
         }
-        let dialled = self.connector.dial(&peer, Protocol::Http1).await?;
+        ControlFlow::Continue(request)
+    }
+
+    async fn new_h1(
+        &self,
+        peer: Peer,
+        dialled: Dialled,
+        request: Request<Body>,
+    ) -> Result<Response<ResponseBody>, Error> {
         let connection = h1::Connection::new(peer, dialled).await?;
         connection
             .exchange(request, &self.pool)
@@ -190,32 +257,37 @@ impl HttpTransport {
             .map_err(|failed| failed.error)
     }
 
-    async fn send_h2(
-        self,
+    async fn pooled_h2(&self, peer: &Peer, request: Request<Body>) -> Pooled {
+        let Some(mut sender) = self.pool.take_h2(peer) else {
+            return ControlFlow::Continue(request);
+        };
+        let copy = repeatable(&request);
+        let mut failed = match sender.try_send_request(request).await {
+            Ok(response) => return ControlFlow::Break(Ok(response.map(ResponseBody::h2))),
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message();
+        let failed = failed.into_error();
+        let is_unprocessed = is_unprocessed(&failed);
+        let error = Error::exchange(peer.addr(), failed);
+        let is_closed = error.kind() == ErrorKind::ConnectionClosed;
+        let request = match (unsent, copy) {
+            (Some(unsent), _) => unsent,
+            (None, Some(copy)) if is_unprocessed || is_closed => copy,
+            (None, _) => return ControlFlow::Break(Err(error)),
+        };
+        // It is not the one for the next request either.
+        self.pool.forget_h2(peer);
+        ControlFlow::Continue(request)
+    }
+
+    async fn new_h2(
+        &self,
         peer: Peer,
-        mut request: Request<Body>,
+        (io, open): Dialled,
+        request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
         let addr = peer.addr();
-        if let Some(mut sender) = self.pool.take_h2(&peer) {
-            let copy = repeatable(&request);
-            let mut failed = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(ResponseBody::h2)),
-                Err(failed) => failed,
-            };
-            let unsent = failed.take_message();
-            let failed = failed.into_error();
-            let is_unprocessed = is_unprocessed(&failed);
-            let error = Error::exchange(addr, failed);
-            let is_closed = error.kind() == ErrorKind::ConnectionClosed;
-            request = match (unsent, copy) {
-                (Some(unsent), _) => unsent,
-                (None, Some(copy)) if is_unprocessed || is_closed => copy,
-                (None, _) => return Err(error),
-            };
-            // It is not the one for the next request either.
-            self.pool.forget_h2(&peer);
-        }
-        let (io, open) = self.connector.dial(&peer, Protocol::Http2).await?;
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)

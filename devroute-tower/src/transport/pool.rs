@@ -63,6 +63,14 @@ impl Pool {
         }
     }
 
+    /// Whether a connection to `peer` waits, which may have been closed in the meantime.
+    pub(super) fn has_h1(&self, peer: &Peer) -> bool {
+        self.lock()
+            .h1
+            .get(peer)
+            .is_some_and(|idle| !idle.is_empty())
+    }
+
     /// Keeps a connection whose exchange is over.
     pub(super) fn put_h1(self: &Arc<Self>, connection: Box<h1::Connection>) {
         let peer = connection.peer().clone();
@@ -86,6 +94,12 @@ impl Pool {
         }
         shared.last_used = Instant::now();
         Some(shared.sender.clone())
+    }
+
+    /// Whether there is a connection to `peer` that takes requests.
+    pub(super) fn has_h2(&self, peer: &Peer) -> bool {
+        let state = self.lock();
+        state.h2.get(peer).is_some_and(|it| !it.sender.is_closed())
     }
 
     pub(super) fn put_h2(self: &Arc<Self>, peer: Peer, sender: http2::SendRequest<Body>) {

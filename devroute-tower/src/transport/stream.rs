@@ -22,6 +22,17 @@ pub(super) enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Whether HTTP/2 has been agreed on by ALPN; without TLS nothing is.
+    pub(super) fn is_h2(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => super::tls::is_h2(stream),
+        }
+    }
+}
+
 /// Calls the same method of whichever stream it is.
 macro_rules! on_stream {
     ($self:ident, $stream:ident => $call:expr) => {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, uri::Scheme};
 use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tower_service::Service;
@@ -141,8 +141,8 @@ impl Upstream {
     }
 
     /// Speaks TLS, to whoever has a certificate for `name`, as the
-    /// [configuration](HttpTransport::tls) of the transport has it. HTTP/2 takes an upstream that
-    /// agrees on it by ALPN.
+    /// [configuration](HttpTransport::tls) of the transport has it. What is spoken is agreed on by
+    /// ALPN: gRPC takes HTTP/2, an upgrade HTTP/1.1, and anything else whichever the upstream chooses.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     #[must_use]
@@ -208,15 +208,22 @@ where
             Protocol::of(&parts.headers)
         };
         let upgrade = match protocol {
-            Protocol::Http1 => PendingUpgrade::take(&mut parts),
             Protocol::Http2 => None,
+            _ => PendingUpgrade::take(&mut parts),
+        };
+        let (transport, peer) = (self.transport.clone(), self.peer());
+        let protocol = match protocol {
+            // HTTP/2 has no upgrades.
+            Protocol::Http1 if peer.scheme() == Scheme::HTTPS && upgrade.is_none() => {
+                Protocol::Negotiated
+            }
+            protocol => protocol,
         };
         let authority = match protocol {
             Protocol::Http1 => None,
-            Protocol::Http2 => forward::authority(&parts),
+            _ => forward::authority(&parts),
         };
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-        let (transport, peer) = (self.transport.clone(), self.peer());
         let addr = peer.addr();
         let timeout = self.response_timeout;
         Box::pin(async move {

@@ -9,6 +9,7 @@ use devroute_tower::{
 };
 use http::Request;
 use http_body_util::BodyExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ServerConfig, crypto::ring, server::WebPkiClientVerifier, version::TLS12};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -17,7 +18,10 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    support::{Answer, client, contract, echo, get, layer, nobody, policy, read_head, send, serve},
+    support::{
+        Answer, client, contract, echo, get, h2_client, layer, nobody, policy, read_head, send,
+        serve,
+    },
     tls_support::{Authority, Identity, listen, serve_tls, serve_tls_at},
 };
 
@@ -33,7 +37,7 @@ fn tls_layer(config: TlsConfig) -> DevRouteLayer {
 
 /// GETs through a layer that has `config`, from a target that has `identity`.
 async fn through(config: TlsConfig, identity: &Identity) -> Answer {
-    let server = identity.server_config(&["h2", "http/1.1"]);
+    let server = identity.server_config(&["http/1.1", "h2"]);
     let (target, _) = serve_tls(server, echo("laptop")).await;
     let addr = serve(echo("baseline").layer(tls_layer(config))).await;
     get(addr, &contract("foo", format!("https://{target}"))).await
@@ -200,6 +204,112 @@ async fn rule_17_grpc_is_http_2_and_the_rest_http_1_agreed_on_by_alpn() {
     assert_eq!(*handshakes.all(), [alpn("http/1.1"), alpn("h2")]);
 }
 
+/// Answers with the version, the fields that depend on it, and the body.
+fn versions() -> Router {
+    Router::new().fallback(|request: AxumRequest| async move {
+        let (parts, body) = request.into_parts();
+        let cookies: Vec<_> = parts.headers.get_all("cookie").iter().collect();
+        let chunked = parts.headers.get("transfer-encoding");
+        let text = format!("{:?} {cookies:?} {chunked:?} ", parts.version);
+        let body = body.collect().await.unwrap().to_bytes();
+        format!("{text}{}", String::from_utf8_lossy(&body))
+    })
+}
+
+#[tokio::test]
+async fn rule_17_what_the_target_chooses_is_spoken_and_its_connection_used_again() {
+    let crumbs = [r#"HTTP/2.0 ["a=1", "b=2"] None hello"#, r#"["a=1; b=2"]"#];
+    let h1 = format!(r#"HTTP/1.1 {} Some("chunked") hello"#, crumbs[1]);
+    let authority = Authority::new();
+    let identity = authority.issue(&["127.0.0.1"]);
+    for (alpn, agreed, expected) in [
+        (&["h2"][..], Some("h2"), crumbs[0]),
+        (&["h2", "http/1.1"], Some("h2"), crumbs[0]),
+        (&["http/1.1", "h2"], Some("http/1.1"), &*h1),
+        (&["http/1.1"], Some("http/1.1"), &*h1),
+        (&[], None, &*h1),
+    ] {
+        let (target, handshakes) = serve_tls(identity.server_config(alpn), versions()).await;
+        let addr = serve(Router::new().layer(tls_layer(authority.trusted()))).await;
+        for _ in 0..3 {
+            let body = futures_util::stream::iter([Ok::<_, std::io::Error>("hello")]);
+            let request = Request::get(format!("http://{addr}/"))
+                .header("x-devroute", contract("foo", format!("https://{target}")))
+                .header("cookie", "a=1")
+                .header("cookie", "b=2")
+                .body(AxumBody::from_stream(body))
+                .unwrap();
+            assert_eq!(send(&h2_client(), request).await.body, expected, "{alpn:?}");
+        }
+        let agreed = (None, agreed.map(ToOwned::to_owned));
+        assert_eq!(*handshakes.all(), [agreed], "{alpn:?}");
+    }
+}
+
+#[tokio::test]
+async fn rule_17_a_target_may_choose_another_version_the_next_time() {
+    let authority = Authority::new();
+    let identity = authority.issue(&["127.0.0.1"]);
+    let transport = HttpTransport::new().tls(authority.trusted());
+    let mut at = "127.0.0.1:0".parse().unwrap();
+    for (alpn, expected) in [
+        ("h2", "HTTP/2.0"),
+        ("http/1.1", "HTTP/1.1"),
+        ("h2", "HTTP/2.0"),
+    ] {
+        let listener = listen_again(at).await;
+        at = listener.local_addr().unwrap();
+        let acceptor =
+            tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(identity.server_config(&[alpn])));
+        // One connection, which ends after its answer: nobody is told that it will.
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(listener);
+            let stream = TokioIo::new(acceptor.accept(stream).await.unwrap());
+            let service = hyper_util::service::TowerToHyperService::new(versions());
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(stream, service).await;
+        });
+        let text = sent(&transport, at, None, Protocol::Negotiated).await;
+        assert!(text.unwrap().starts_with(expected), "{alpn}");
+        serving.abort();
+        let _ = serving.await;
+    }
+}
+
+/// A listener at an address that one was at before.
+async fn listen_again(at: SocketAddr) -> TcpListener {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(at).unwrap();
+    socket.listen(8).unwrap()
+}
+
+#[tokio::test]
+async fn rule_17_an_upgrade_is_asked_for_in_http_1_alone() {
+    let authority = Authority::new();
+    let identity = authority.issue(&["127.0.0.1"]);
+    for (alpn, status) in [(&["h2", "http/1.1"][..], 200), (&["h2"], 502)] {
+        let (target, handshakes) = serve_tls(identity.server_config(alpn), echo("laptop")).await;
+        let addr = serve(Router::new().layer(tls_layer(authority.trusted()))).await;
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let contract = contract("foo", format!("https://{target}"));
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: foo\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+             x-devroute: {contract}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let head = read_head(&mut stream).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        if status == 200 {
+            assert!(head.contains("echo-upgrade: websocket\r\n"), "{head}");
+            assert_eq!(handshakes.all()[0].1.as_deref(), Some("http/1.1"));
+        } else {
+            assert!(head.contains("does not speak HTTP/1.1 over TLS"), "{head}");
+        }
+    }
+}
+
 /// What the transport makes of a target that is asked for `protocol`.
 async fn sent(
     transport: &HttpTransport,
@@ -227,9 +337,11 @@ async fn rule_17_a_target_without_the_protocol_is_told_from_one_without_tls() {
     let transport = HttpTransport::new().tls(authority.trusted());
     let no_h2 = "does not speak HTTP/2 over TLS";
     let no_h1 = "does not speak HTTP/1.1 over TLS";
+    let neither = "speaks neither HTTP/2 nor HTTP/1.1 over TLS";
     for (alpn, protocol, expected) in [
         (&["http/1.1"][..], Protocol::Http2, Err(no_h2)),
         (&["h2"], Protocol::Http1, Err(no_h1)),
+        (&["h3"], Protocol::Negotiated, Err(neither)),
         // A server without ALPN speaks HTTP/1.1.
         (&[], Protocol::Http2, Err(no_h2)),
         (&[], Protocol::Http1, Ok(())),

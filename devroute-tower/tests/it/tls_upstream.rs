@@ -37,6 +37,31 @@ async fn an_upstream_can_speak_tls() {
 }
 
 #[tokio::test]
+async fn an_upstream_is_spoken_to_in_the_version_it_chooses() {
+    let authority = Authority::new();
+    let version = axum::Router::new().fallback(|request: axum::extract::Request| async move {
+        let host = request.headers().get("host").cloned();
+        format!(
+            "{:?} {:?} {host:?}",
+            request.version(),
+            request.uri().authority()
+        )
+    });
+    for alpn in ["h2", "http/1.1"] {
+        let server = authority.issue(&["foo.test"]).server_config(&[alpn]);
+        let (addr, _) = serve_tls(server, version.clone()).await;
+        let transport = HttpTransport::new().tls(authority.trusted());
+        let upstream = Upstream::new(transport, addr).tls("foo.test".parse().unwrap());
+        let sidecar = serve_hyper(layer().layer(upstream)).await;
+        let expected = match alpn {
+            "h2" => format!("HTTP/2.0 Some({sidecar}) None"),
+            _ => format!("HTTP/1.1 None Some({:?})", sidecar.to_string()),
+        };
+        assert_eq!(get(sidecar, "").await.body, expected);
+    }
+}
+
+#[tokio::test]
 async fn an_upstream_can_move() {
     let authority = Authority::new();
     let server = |name| {

@@ -36,6 +36,7 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 pub(super) struct Handshaker {
     h1: TlsConnector,
     h2: TlsConnector,
+    either: TlsConnector,
 }
 
 impl Handshaker {
@@ -53,11 +54,14 @@ impl Handshaker {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         let mut h2 = h1.clone();
+        let mut either = h1.clone();
         h1.alpn_protocols = vec![HTTP_1_1.to_vec()];
         h2.alpn_protocols = vec![H2.to_vec()];
+        either.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         Self {
             h1: Arc::new(h1).into(),
             h2: Arc::new(h2).into(),
+            either: Arc::new(either).into(),
         }
     }
 
@@ -73,19 +77,25 @@ impl Handshaker {
         let connector = match protocol {
             Protocol::Http1 => &self.h1,
             Protocol::Http2 => &self.h2,
+            Protocol::Negotiated => &self.either,
         };
         let stream = connector
             .connect(ServerName::clone(name), stream)
             .await
             .map_err(|error| failed(addr, name, protocol, error))?;
-        let (_, session) = stream.get_ref();
         // A server without ALPN speaks HTTP/1.1.
-        if protocol == Protocol::Http2 && session.alpn_protocol() != Some(H2) {
+        if protocol == Protocol::Http2 && !is_h2(&stream) {
             return Err(Error::new(ErrorKind::TlsProtocol, addr)
                 .with_detail("does not speak HTTP/2 over TLS"));
         }
         Ok(stream)
     }
+}
+
+/// Whether HTTP/2 has been agreed on.
+pub(super) fn is_h2(stream: &TlsStream<TcpStream>) -> bool {
+    let (_, session) = stream.get_ref();
+    session.alpn_protocol() == Some(H2)
 }
 
 impl fmt::Debug for Handshaker {
@@ -121,6 +131,7 @@ fn failed(
             let detail = match protocol {
                 Protocol::Http1 => "does not speak HTTP/1.1 over TLS",
                 Protocol::Http2 => "does not speak HTTP/2 over TLS",
+                Protocol::Negotiated => "speaks neither HTTP/2 nor HTTP/1.1 over TLS",
             };
             (ErrorKind::TlsProtocol, detail.to_owned())
         }
