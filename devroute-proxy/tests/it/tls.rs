@@ -250,8 +250,13 @@ async fn the_service_itself_can_speak_tls_and_is_not_believed_by_the_switch_for_
             assert!(help.contains("--upstream-ca FILE"), "{help}");
         }
     }
-    // Rule 16: `Host` is the client's, whatever the service is called.
-    assert_eq!(service.seen()[0].headers["host"], "foo.example");
+    // Rule 17: it has chosen HTTP/2. Rule 16: the authority is the client's, whatever the service is
+    // called.
+    let seen = &service.seen()[0];
+    assert_eq!(
+        (&*seen.line, seen.version),
+        ("GET https://foo.example/a", http::Version::HTTP_2)
+    );
 
     let line = "sidecar --listen 127.0.0.1:0 --admin off --service foo \
                 --upstream https://nobody.invalid";
