@@ -3,10 +3,11 @@
 use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::Bytes;
-use devroute_core::{DecisionError, DecisionErrorKind, Refusal, ServiceName, Target, carrier};
+use devroute_core::{DecisionError, DecisionErrorKind, Refusal, ServiceName, Target, carrier, via};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
+    uri::Authority,
 };
 use serde_json::json;
 
@@ -210,6 +211,67 @@ impl Failure {
         }
     }
 
+    /// A forward proxy cannot reach what a request is for.
+    pub(crate) fn of_destination(error: &transport::Error, authority: &Authority) -> Self {
+        let kind = error.kind();
+        Self {
+            status: kind.status(),
+            cause: kind.as_str(),
+            proxy_status: kind.proxy_status(),
+            detail: format!("The request for {authority} cannot be sent on: {error}."),
+            help: match kind {
+                ErrorKind::DnsFailed | ErrorKind::DnsTimeout => {
+                    "This is not about a contract: check the name of the host. It is looked up here, \
+                     by the resolver of the sidecar."
+                }
+                ErrorKind::OwnListener => {
+                    "Ask for the host that is to answer, and not for the proxy itself."
+                }
+                ErrorKind::Prohibited => {
+                    "A proxy that others can reach sends nothing to such an address."
+                }
+                _ => "This is not about a contract: see whether something answers there.",
+            }
+            .into(),
+            service: None,
+            target: None,
+        }
+    }
+
+    /// A request to a forward proxy that does not say what it is for.
+    pub(crate) fn no_destination(cause: &'static str, detail: &'static str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            cause,
+            proxy_status: "http_request_error",
+            detail: detail.into(),
+            help: "Name the host in an absolute request target or in Host, or ask for a tunnel to \
+                   host and port with CONNECT, which is how https:// goes through a proxy."
+                .into(),
+            service: None,
+            target: None,
+        }
+    }
+
+    /// A request that has come round.
+    pub(crate) fn of_loop() -> Self {
+        Self {
+            status: StatusCode::LOOP_DETECTED,
+            cause: "loop",
+            proxy_status: "proxy_loop_detected",
+            detail: format!(
+                "The request has passed {} proxies like this one.",
+                via::MAX_HOPS
+            ),
+            help:
+                "Where outgoing traffic is redirected to the proxy, leave out what the proxy sends \
+                   itself (by its user id, say)."
+                    .into(),
+            service: None,
+            target: None,
+        }
+    }
+
     pub(crate) fn into_response<B>(
         self,
         dialect: Dialect,
@@ -320,6 +382,7 @@ fn help_for(kind: ErrorKind, service: &ServiceName) -> String {
         ErrorKind::OwnListener => {
             "A contract must not name the proxy itself: name the machine that is to answer.".into()
         }
+        ErrorKind::Prohibited => "Name an address that requests may be sent to from here.".into(),
         ErrorKind::TlsUnavailable => {
             "Use http:// or h2c:// for this target, or let https:// be spoken here: the binary does, \
              and the library with its feature `tls` and HttpTransport::tls."

@@ -255,12 +255,19 @@ pub(crate) fn forwarded(parts: &mut request::Parts, client: Option<ClientInfo>) 
             headers.insert(X_FORWARDED_HOST, host);
         }
     }
+    via(parts);
+}
+
+/// Adds ourselves to `Via` (RFC 9110, section 7.6.3).
+pub(crate) fn via(parts: &mut request::Parts) {
     let received = match parts.version {
         Version::HTTP_10 => "1.0 devroute",
         Version::HTTP_2 => "2 devroute",
         _ => "1.1 devroute",
     };
-    headers.append(VIA, HeaderValue::from_static(received));
+    parts
+        .headers
+        .append(VIA, HeaderValue::from_static(received));
 }
 
 /// A client on a dual-stack socket is written as the IPv4 address it has.

@@ -1,4 +1,7 @@
 //! Opening connections: one address, one time limit, no second look-up.
+//!
+//! A forward proxy also dials names. Then there is one look-up for each connection, and the addresses
+//! that it finds share the time.
 
 use std::{
     net::SocketAddr,
@@ -9,18 +12,29 @@ use std::{
     time::Duration,
 };
 
+use devroute_core::TargetPolicy;
+use http::StatusCode;
 use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
+    net::{TcpStream, lookup_host},
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::{Error, ErrorKind, Protocol, peer::Peer, stream::Stream};
+use super::{
+    Error, ErrorKind, Protocol,
+    peer::{HostPort, Peer, Place},
+    stream::Stream,
+};
+
+/// How long a name service may take.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Dials an address and refuses to have reached the process itself.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) timeout: Duration,
     pub(super) own_listeners: Arc<[SocketAddr]>,
+    /// Which addresses may be dialled; without it, any.
+    pub(super) policy: Option<Arc<TargetPolicy>>,
     pub(super) open: OpenConnections,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Handshaker>,
@@ -57,19 +71,67 @@ impl Drop for OpenGuard {
 impl Connector {
     /// Opens a connection to `peer` that `protocol` can be spoken on: to the end of the TLS
     /// handshake, where there is one, within one time limit.
+    pub(super) async fn dial(&self, peer: &Peer, protocol: Protocol) -> Result<Dialled, Error> {
+        match peer.place() {
+            Place::Address(addr) => {
+                let deadline = Instant::now() + self.timeout;
+                self.dial_addr(*addr, peer, protocol, deadline).await
+            }
+            Place::Host(host) => self.dial_host(host, peer, protocol).await,
+        }
+    }
+
+    /// Tries one address of a name after the other, each for its share of the time that is left: the
+    /// first may be of a family that leads nowhere.
+    async fn dial_host(
+        &self,
+        host: &HostPort,
+        peer: &Peer,
+        protocol: Protocol,
+    ) -> Result<Dialled, Error> {
+        let found = lookup(host).await?;
+        let deadline = Instant::now() + self.timeout;
+        let mut left = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        let mut last = Error::without_addr(ErrorKind::DnsFailed);
+        for addr in found {
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now) / left.max(1);
+            left = left.saturating_sub(1);
+            match self.dial_addr(addr, peer, protocol, now + share).await {
+                Ok(dialled) => return Ok(dialled),
+                // It is refused as a whole: who gave it this address may have given it the others.
+                Err(error) if error.kind().status() == StatusCode::FORBIDDEN => return Err(error),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
     #[cfg_attr(
         not(feature = "tls"),
         allow(unused_variables, reason = "a plain connection takes any protocol")
     )]
-    pub(super) async fn dial(&self, peer: &Peer, protocol: Protocol) -> Result<Dialled, Error> {
-        let addr = peer.addr();
+    async fn dial_addr(
+        &self,
+        addr: SocketAddr,
+        peer: &Peer,
+        protocol: Protocol,
+        deadline: Instant,
+    ) -> Result<Dialled, Error> {
+        if let Some(policy) = &self.policy {
+            policy.judge_addr(addr).map_err(|refusal| {
+                let reason = refusal.reason();
+                Error::new(ErrorKind::Prohibited, addr).with_detail(format!(
+                    "is no address to send requests to from here ({reason})"
+                ))
+            })?;
+        }
         #[cfg(feature = "tls")]
         let tls = match (peer.name(), &self.tls) {
             (None, _) => None,
             (Some(name), Some(tls)) => Some((name, tls)),
             (Some(_), None) => return Err(Error::new(ErrorKind::TlsUnavailable, addr)),
         };
-        let deadline = Instant::now() + self.timeout;
         let stream = match timeout_at(deadline, TcpStream::connect(addr)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Error::connect(addr, error)),
@@ -107,5 +169,14 @@ impl Connector {
             && self.own_listeners.iter().any(|own| {
                 own.port() == peer.port() && (own.ip().is_unspecified() || own.ip() == peer.ip())
             })
+    }
+}
+
+/// Asks the system where a host is.
+async fn lookup(host: &HostPort) -> Result<Vec<SocketAddr>, Error> {
+    match timeout(LOOKUP_TIMEOUT, lookup_host((&*host.host, host.port))).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(Error::without_addr(ErrorKind::DnsFailed).with_source(error)),
+        Err(elapsed) => Err(Error::without_addr(ErrorKind::DnsTimeout).with_source(elapsed)),
     }
 }

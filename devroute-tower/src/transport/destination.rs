@@ -1,12 +1,12 @@
 //! Where a request goes, apart from what it says.
 
-use std::net::SocketAddr;
-
 use http::{
     HeaderMap, HeaderValue, Request, Version,
     header::{CONTENT_TYPE, HOST},
     uri::{Authority, Parts, PathAndQuery, Scheme, Uri},
 };
+
+use super::peer::Peer;
 
 /// What a transport needs to know beside the address it dials; it rides in the extensions of the
 /// request.
@@ -118,12 +118,12 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// HTTP/1.1: origin-form and a `Host` (RFC 9112, section 3.2). A request that came without one, as
 /// HTTP/1.0 allows, gets the address it is sent to.
-pub(super) fn to_h1<B>(request: &mut Request<B>, addr: SocketAddr, authority: Option<&Authority>) {
+pub(super) fn to_h1<B>(request: &mut Request<B>, peer: &Peer, authority: Option<&Authority>) {
     let authority = authority.or_else(|| request.uri().authority());
     if !request.headers().contains_key(HOST) {
         let host = match authority {
             Some(authority) => HeaderValue::from_str(authority.as_str()),
-            None => HeaderValue::try_from(addr.to_string()),
+            None => HeaderValue::try_from(peer.to_string()),
         };
         if let Ok(host) = host {
             request.headers_mut().insert(HOST, host);
@@ -168,8 +168,9 @@ fn path(uri: &Uri) -> PathAndQuery {
 mod tests {
     use super::*;
 
-    const ADDR: SocketAddr =
-        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80);
+    fn peer() -> Peer {
+        Peer::plain(([127, 0, 0, 1], 80).into())
+    }
 
     #[test]
     fn grpc_is_told_from_what_looks_like_it() {
@@ -196,7 +197,7 @@ mod tests {
         request
             .headers_mut()
             .insert(HOST, HeaderValue::from_static("foo"));
-        to_h1(&mut request, ADDR, None);
+        to_h1(&mut request, &peer(), None);
         assert_eq!(request.uri(), "/a%2Fb?c=d");
         assert_eq!(request.headers()[HOST], "foo");
     }
@@ -211,7 +212,7 @@ mod tests {
         to_h2(&mut request, Scheme::HTTP, None);
         assert_eq!(request.uri().path(), "*");
         assert_eq!(request.uri().authority().unwrap(), "foo");
-        to_h1(&mut request, ADDR, None);
+        to_h1(&mut request, &peer(), None);
         assert_eq!(request.uri(), "*");
         assert_eq!(request.headers()[HOST], "foo");
     }

@@ -5,6 +5,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt, io, net::SocketAddr};
 use h2::Reason;
 use http::StatusCode;
 
+use super::peer::Peer;
 use crate::BoxError;
 
 /// Why a request could not be answered by the address it was sent to.
@@ -50,6 +51,8 @@ pub enum ErrorKind {
     DnsTimeout,
     /// The address turned out to be a listener of this very process.
     OwnListener,
+    /// The address is one that requests must not be sent to from here.
+    Prohibited,
     /// The target asks for TLS and this transport speaks none.
     TlsUnavailable,
     /// The target's certificate is not one to trust: its issuer, its name or its time is wrong.
@@ -89,10 +92,6 @@ impl Error {
 
     /// Says what this target did, in place of what all of its kind do. It is shown to clients, so
     /// what comes from the wire is escaped in it.
-    #[cfg_attr(
-        not(feature = "tls"),
-        allow(dead_code, reason = "only TLS has more to say")
-    )]
     pub(super) fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
         self
@@ -146,7 +145,15 @@ impl Error {
         Self::new(kind, addr).with_source(error)
     }
 
-    pub(crate) fn exchange(addr: SocketAddr, error: hyper::Error) -> Self {
+    /// An error of this kind with whoever `peer` is.
+    pub(super) fn of_peer(kind: ErrorKind, peer: &Peer) -> Self {
+        Self {
+            addr: peer.addr(),
+            ..Self::without_addr(kind)
+        }
+    }
+
+    pub(super) fn exchange(peer: &Peer, error: hyper::Error) -> Self {
         let kind = if error.is_user() {
             ErrorKind::RequestBody
         } else if error.is_parse() || h2_error(&error).is_some_and(is_protocol) {
@@ -154,7 +161,7 @@ impl Error {
         } else {
             ErrorKind::ConnectionClosed
         };
-        let this = Self::new(kind, addr);
+        let this = Self::of_peer(kind, peer);
         #[cfg(feature = "tls")]
         if let Some(detail) = super::tls::alert_after_handshake(&error) {
             return this.with_detail(detail).with_source(error);
@@ -198,7 +205,7 @@ impl ErrorKind {
             Self::ConnectTimeout | Self::DnsTimeout | Self::ResponseTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Self::OwnListener => StatusCode::FORBIDDEN,
+            Self::OwnListener | Self::Prohibited => StatusCode::FORBIDDEN,
             Self::RequestBody => StatusCode::BAD_REQUEST,
             _ => StatusCode::BAD_GATEWAY,
         }
@@ -214,7 +221,7 @@ impl ErrorKind {
             Self::ConnectFailed => "destination_unavailable",
             Self::DnsFailed => "dns_error",
             Self::DnsTimeout => "dns_timeout",
-            Self::OwnListener => "destination_ip_prohibited",
+            Self::OwnListener | Self::Prohibited => "destination_ip_prohibited",
             Self::TlsUnavailable => "proxy_configuration_error",
             Self::TlsCertificate => "tls_certificate_error",
             Self::TlsAlert => "tls_alert_received",
@@ -237,6 +244,7 @@ impl ErrorKind {
             Self::DnsFailed => "dns_failed",
             Self::DnsTimeout => "dns_timeout",
             Self::OwnListener => "own_listener",
+            Self::Prohibited => "prohibited",
             Self::TlsUnavailable => "tls_unavailable",
             Self::TlsCertificate => "tls_certificate",
             Self::TlsAlert => "tls_alert",
@@ -263,6 +271,7 @@ impl ErrorKind {
             | Self::TlsAlert
             | Self::TlsProtocol => true,
             Self::OwnListener
+            | Self::Prohibited
             | Self::ConnectionClosed
             | Self::ResponseTimeout
             | Self::Protocol
@@ -288,6 +297,7 @@ impl fmt::Display for Error {
             ErrorKind::DnsFailed => "has a name without an address",
             ErrorKind::DnsTimeout => "has a name that was not resolved in time",
             ErrorKind::OwnListener => "is a listener of this process itself",
+            ErrorKind::Prohibited => "is no address to send requests to from here",
             ErrorKind::TlsUnavailable => "asks for TLS, which this transport does not speak",
             ErrorKind::TlsCertificate => "has a certificate that is not trusted here",
             ErrorKind::TlsAlert => "broke off the TLS handshake",

@@ -61,7 +61,7 @@ impl Connection {
         let io = TokioIo::new(Counted::new(io, received.clone()));
         let (sender, io) = http1::handshake(io)
             .await
-            .map_err(|error| Error::exchange(peer.addr(), error))?;
+            .map_err(|error| Error::exchange(&peer, error))?;
         Ok(Box::new(Self {
             peer,
             sender,
@@ -140,11 +140,11 @@ impl Connection {
             Ok(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
                 return Err(failed(
-                    Error::exchange(self.peer.addr(), error.into_error()),
+                    Error::exchange(&self.peer, error.into_error()),
                     unsent,
                 ));
             }
-            Err(kind) => return Err(failed(Error::new(kind, self.peer.addr()), None)),
+            Err(kind) => return Err(failed(Error::of_peer(kind, &self.peer), None)),
         };
         let pool = Arc::clone(pool);
         // A body that the target has not asked for is not going to be sent.
@@ -202,11 +202,11 @@ impl Connection {
             open,
             ..
         } = *self;
-        let addr = peer.addr();
+        let whom = peer.clone();
         let task = tokio::spawn(async move {
             let _open = open;
             if let Err(error) = io.with_upgrades().await {
-                tracing::debug!(%addr, %error, "a connection that was to be upgraded failed");
+                tracing::debug!(peer = %whom, %error, "a connection that was to be upgraded failed");
             }
         });
         let driver = DriverGuard(Some(task.abort_handle()));
@@ -216,7 +216,7 @@ impl Connection {
             .map_err(|mut failed| {
                 let unsent = failed.take_message().map(Box::new);
                 Failed {
-                    error: Error::exchange(addr, failed.into_error()),
+                    error: Error::exchange(&peer, failed.into_error()),
                     unsent,
                     was_answered: true,
                 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use devroute_core::TargetPolicy;
 use http::{
     Request, Response, Uri, Version,
     header::{TRANSFER_ENCODING, UPGRADE},
@@ -58,7 +59,7 @@ use crate::forward::join_cookies;
 /// ```
 #[derive(Clone, Debug)]
 pub struct HttpTransport {
-    connector: Connector,
+    pub(super) connector: Connector,
     idle_timeout: Duration,
     max_idle: usize,
     pool: Arc<Pool>,
@@ -84,6 +85,7 @@ impl HttpTransport {
         let connector = Connector {
             timeout: CONNECT_TIMEOUT,
             own_listeners: Arc::default(),
+            policy: None,
             open: OpenConnections::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -130,6 +132,14 @@ impl HttpTransport {
         self
     }
 
+    /// Dials only addresses that `policy` allows. The addresses of targets have been judged before they
+    /// come here; this is for a [`Forwarder`](super::Forwarder), which dials names.
+    #[must_use]
+    pub fn policy(mut self, policy: TargetPolicy) -> Self {
+        self.connector.policy = Some(Arc::new(policy));
+        self
+    }
+
     /// How `https` is spoken; without it such a request fails
     /// ([`TlsUnavailable`](ErrorKind::TlsUnavailable)). Starts a pool of its own, since what is open
     /// was trusted by other rules.
@@ -161,7 +171,7 @@ impl HttpTransport {
                 self.send_negotiated(peer, authority, request).await
             }
             Protocol::Http1 | Protocol::Negotiated => {
-                to_h1(&mut request, peer.addr(), authority.as_ref());
+                to_h1(&mut request, &peer, authority.as_ref());
                 let request = match self.pooled_h1(&peer, request).await {
                     ControlFlow::Break(sent) => return sent,
                     ControlFlow::Continue(unsent) => unsent,
@@ -193,7 +203,7 @@ impl HttpTransport {
             if request.version() == Version::HTTP_2 {
                 join_cookies(request.headers_mut());
             }
-            to_h1(request, peer.addr(), authority.as_ref());
+            to_h1(request, &peer, authority.as_ref());
         };
         let as_h2 = |request: &mut Request<Body>| {
             request.headers_mut().remove(TRANSFER_ENCODING);
@@ -269,7 +279,7 @@ impl HttpTransport {
         let unsent = failed.take_message();
         let failed = failed.into_error();
         let is_unprocessed = is_unprocessed(&failed);
-        let error = Error::exchange(peer.addr(), failed);
+        let error = Error::exchange(peer, failed);
         let is_closed = error.kind() == ErrorKind::ConnectionClosed;
         let request = match (unsent, copy) {
             (Some(unsent), _) => unsent,
@@ -287,25 +297,25 @@ impl HttpTransport {
         (io, open): Dialled,
         request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
-        let addr = peer.addr();
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|error| Error::exchange(addr, error))?;
+            .map_err(|error| Error::exchange(&peer, error))?;
         // The driver of an HTTP/2 connection ends with its last stream and sender.
+        let whom = peer.clone();
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.await {
-                tracing::debug!(%addr, %error, "HTTP/2 connection failed");
+                tracing::debug!(peer = %whom, %error, "HTTP/2 connection failed");
             }
         });
-        self.pool.put_h2(peer, sender.clone());
+        self.pool.put_h2(peer.clone(), sender.clone());
         let sent = sender.send_request(request).await;
         sent.map(|response| response.map(ResponseBody::h2))
-            .map_err(|error| Error::exchange(addr, error))
+            .map_err(|error| Error::exchange(&peer, error))
     }
 }
 

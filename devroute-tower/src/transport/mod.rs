@@ -35,6 +35,7 @@ mod body;
 mod connect;
 mod destination;
 mod error;
+mod forwarder;
 mod gate;
 mod h1;
 mod http_transport;
@@ -55,6 +56,7 @@ pub use self::{
     body::Body,
     destination::{Destination, Protocol},
     error::{Error, ErrorKind},
+    forwarder::Forwarder,
     http_transport::{HttpTransport, ResponseFuture},
     response::ResponseBody,
     upstream::{Upstream, UpstreamAddr, UpstreamFailure},

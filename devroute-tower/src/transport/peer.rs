@@ -1,6 +1,6 @@
 //! Who has to be at the other end of a connection.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::uri::Scheme;
 
@@ -8,15 +8,46 @@ use http::uri::Scheme;
 /// address without TLS, and not the same address under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
-    addr: SocketAddr,
+    place: Place,
     #[cfg(feature = "tls")]
     name: Option<super::tls::TlsName>,
 }
 
+/// What is dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    /// Exactly this address.
+    Address(SocketAddr),
+    /// Whatever address the name has when a connection is opened.
+    Host(HostPort),
+}
+
+/// A host by its name, in lower case, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HostPort {
+    pub(super) host: Arc<str>,
+    pub(super) port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 impl Peer {
     pub(super) fn plain(addr: SocketAddr) -> Self {
+        Self::at(Place::Address(addr))
+    }
+
+    /// By name, which only a forward proxy does: a target is an address that has been judged.
+    pub(super) fn host(host: HostPort) -> Self {
+        Self::at(Place::Host(host))
+    }
+
+    fn at(place: Place) -> Self {
         Self {
-            addr,
+            place,
             #[cfg(feature = "tls")]
             name: None,
         }
@@ -26,14 +57,22 @@ impl Peer {
     #[cfg(feature = "tls")]
     pub(super) fn tls(addr: SocketAddr, name: super::tls::TlsName) -> Self {
         Self {
-            addr,
+            place: Place::Address(addr),
             name: Some(name),
         }
     }
 
-    /// The address that is dialled.
-    pub(super) fn addr(&self) -> SocketAddr {
-        self.addr
+    /// What is dialled.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The address that is dialled, where it is known beforehand.
+    pub(super) fn addr(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Address(addr) => Some(addr),
+            Place::Host(_) => None,
+        }
     }
 
     /// The name that the certificate has to be for; `None` without TLS.
@@ -49,5 +88,14 @@ impl Peer {
             return Scheme::HTTPS;
         }
         Scheme::HTTP
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Address(addr) => addr.fmt(f),
+            Place::Host(host) => host.fmt(f),
+        }
     }
 }

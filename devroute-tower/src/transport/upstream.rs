@@ -96,9 +96,9 @@ enum At {
     Moving(UpstreamAddr),
 }
 
-/// Why an [`Upstream`] answered itself; in the extensions of that answer.
+/// Why an [`Upstream`] or a [`Forwarder`](super::Forwarder) answered itself; in the extensions of that answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamFailure(ErrorKind);
+pub struct UpstreamFailure(pub(super) ErrorKind);
 
 impl UpstreamFailure {
     /// What went wrong.
@@ -224,7 +224,7 @@ where
             _ => forward::authority(&parts),
         };
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-        let addr = peer.addr();
+        let (addr, whom) = (self.addr(), peer.clone());
         let timeout = self.response_timeout;
         Box::pin(async move {
             let sent = match timeout {
@@ -241,7 +241,7 @@ where
                 }
             };
             Ok(
-                match sent.and_then(|response| switched(response, upgrade, addr)) {
+                match sent.and_then(|response| switched(response, upgrade, &whom)) {
                     Ok(response) => response,
                     Err(error) => {
                         tracing::debug!(%addr, %error, "the upstream did not answer");
@@ -260,15 +260,15 @@ where
 }
 
 /// Finishes the head, and joins both sides where the upstream has switched protocols.
-fn switched(
+pub(super) fn switched(
     response: Response<ResponseBody>,
     upgrade: Option<PendingUpgrade>,
-    addr: SocketAddr,
+    peer: &Peer,
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut parts, body) = response.into_parts();
     forward::response_head(&mut parts);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let unasked = || Error::new(ErrorKind::Protocol, addr);
+        let unasked = || Error::of_peer(ErrorKind::Protocol, peer);
         let target = parts.extensions.remove::<OnUpgrade>().ok_or_else(unasked)?;
         upgrade.ok_or_else(unasked)?.tunnel(target);
     }

@@ -10,6 +10,7 @@
 
 mod context;
 mod egress;
+mod forwarder;
 mod hyper_util_client;
 mod inbound;
 mod outbound;
