@@ -9,6 +9,7 @@ import pytest
 from support import ways
 from support.process import BINARY, EXAMPLE
 from support.servers import Hypercorn
+from support.services import TRACED, Chain, Recorder, Service
 from support.wire import Server
 
 #: The work directory, which no commit sees.
@@ -54,6 +55,44 @@ def serve(started):
         return server
 
     return serve
+
+
+@pytest.fixture
+def serve_recorder(started):
+    """Starts a server that answers with its name, and keeps what it got."""
+
+    def serve_recorder(name):
+        started.append(Recorder(name))
+        return started[-1]
+
+    return serve_recorder
+
+
+@pytest.fixture(scope="session")
+def service():
+    """A service of a kind, with further settings of OpenTelemetry: one for all tests."""
+    running = {}
+
+    def service(kind, **settings):
+        key = (kind, *settings.items())
+        if key not in running:
+            running[key] = Service(kind, {**TRACED, **settings})
+        return running[key]
+
+    yield service
+    for process in running.values():
+        process.stop()
+
+
+@pytest.fixture
+def chain(started, service):
+    """A chain of services, or of kinds of them, to `c` at its end."""
+
+    def chain(*links, **options):
+        links = [service(link) if isinstance(link, str) else link for link in links]
+        return Chain(links, started, **options)
+
+    return chain
 
 
 @pytest.fixture
