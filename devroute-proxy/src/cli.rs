@@ -153,6 +153,15 @@ pub struct SidecarArgs {
         help_heading = "Traffic"
     )]
     pub response_timeout: Option<String>,
+    /// Whether the service is told who asked, as a target is by --forwarded: `rerouted` leaves
+    /// requests to it as they came [default: rerouted]
+    #[arg(
+        long,
+        env = "DEVROUTE_FORWARDED_ON",
+        value_name = "rerouted|all",
+        help_heading = "Traffic"
+    )]
+    pub forwarded_on: Option<String>,
     /// Also trust the authorities in this PEM file for an https:// upstream
     #[arg(
         long,
@@ -273,6 +282,14 @@ pub struct RerouteArgs {
     /// Whether answers name the target's address [default: true]
     #[arg(long, env = "DEVROUTE_REVEAL_ADDRESSES", value_name = "true|false")]
     pub reveal_addresses: Option<String>,
+    /// What tells a target who asked, beside Via: X-Forwarded-For, -Host and -Proto, or Forwarded
+    /// (RFC 7239) [default: x-forwarded]
+    #[arg(
+        long,
+        env = "DEVROUTE_FORWARDED",
+        value_name = "x-forwarded|forwarded|both|none"
+    )]
+    pub forwarded: Option<String>,
     /// Remove contracts from everything that comes in (at the edge of the organisation)
     /// [default: false]
     #[arg(

@@ -61,6 +61,7 @@ pub(crate) fn sidecar(
     )
     .on_failure(config.on_failure)
     .write_carriers(true)
+    .forwarded_to_baseline(config.forwarded_to_baseline)
     .transport(Carried::transport(transport, Arc::clone(&metrics)));
     if let Some(router) = config.via {
         layer = layer.via(router);
@@ -109,6 +110,7 @@ fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> Dev
     layer
         .policy(shared.policy.clone())
         .reveal_addresses(config.reveal_addresses)
+        .forwarded_fields(config.forwarded)
 }
 
 fn transport(config: &RerouteConfig, shared: &Shared) -> HttpTransport {

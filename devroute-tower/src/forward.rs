@@ -3,13 +3,11 @@
 //! RFC 9110, section 7.6: fields that are meant for one connection end with it. The rest goes on
 //! as it came, in number, order and bytes.
 
-use std::net::{IpAddr, SocketAddr};
-
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
-        ALLOW, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, MAX_FORWARDS, TE,
-        TRANSFER_ENCODING, UPGRADE, VIA,
+        ALLOW, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING,
+        UPGRADE,
     },
     request, response,
     uri::Authority,
@@ -18,52 +16,13 @@ use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use crate::transport::{BodyUnread, Protocol};
+use crate::{
+    forwarded::without_userinfo,
+    transport::{BodyUnread, Protocol},
+};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Who sent a request: what `X-Forwarded-For` and `X-Forwarded-Proto` of a rerouted one tell.
-///
-/// A server gives it to the layer by [`DevRoute::with_client`](crate::DevRoute::with_client), once
-/// a connection, or puts it into the extensions of the request.
-///
-/// ```
-/// use devroute_tower::ClientInfo;
-///
-/// let client = ClientInfo::new("10.1.2.3:50000".parse()?);
-/// assert_eq!(client.addr().port(), 50000);
-/// # Ok::<(), std::net::AddrParseError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientInfo {
-    addr: SocketAddr,
-    tls: bool,
-}
-
-impl ClientInfo {
-    /// A client that came by plain HTTP.
-    #[must_use]
-    pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, tls: false }
-    }
-
-    /// Whether it came by TLS, so that the request was `https`.
-    #[must_use]
-    pub fn with_tls(mut self, tls: bool) -> Self {
-        self.tls = tls;
-        self
-    }
-
-    /// The address the client's connection comes from.
-    #[must_use]
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-}
 
 /// The client's half of an upgrade that the target may yet accept.
 ///
@@ -186,12 +145,7 @@ pub(crate) fn request_head<B: HttpBody>(
             .get(HOST)
             .is_none_or(|host| host.as_bytes() != authority.as_str().as_bytes());
         if differs {
-            // `Host` never contains user information.
-            let host = authority
-                .as_str()
-                .rsplit_once('@')
-                .map_or(authority.as_str(), |it| it.1);
-            if let Ok(host) = HeaderValue::from_str(host) {
+            if let Ok(host) = HeaderValue::from_str(without_userinfo(authority)) {
                 parts.headers.insert(HOST, host);
             }
         }
@@ -234,75 +188,6 @@ pub(crate) fn response_head(parts: &mut response::Parts) {
     }
     // A target that speaks HTTP/1.0 must not turn the client's connection into one.
     parts.version = Version::HTTP_11;
-}
-
-/// Adds what tells the target who asked, and by what way (rule 16).
-pub(crate) fn forwarded(parts: &mut request::Parts, client: Option<ClientInfo>) {
-    let headers = &mut parts.headers;
-    if let Some(client) = client {
-        append_to_list(
-            headers,
-            X_FORWARDED_FOR,
-            &Canonical(client.addr.ip()).to_string(),
-        );
-        if !headers.contains_key(X_FORWARDED_PROTO) {
-            let proto = if client.tls { "https" } else { "http" };
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-        }
-    }
-    if !headers.contains_key(X_FORWARDED_HOST) {
-        if let Some(host) = headers.get(HOST).cloned() {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
-    }
-    via(parts);
-}
-
-/// Adds ourselves to `Via` (RFC 9110, section 7.6.3).
-pub(crate) fn via(parts: &mut request::Parts) {
-    let received = match parts.version {
-        Version::HTTP_10 => "1.0 devroute",
-        Version::HTTP_2 => "2 devroute",
-        _ => "1.1 devroute",
-    };
-    parts
-        .headers
-        .append(VIA, HeaderValue::from_static(received));
-}
-
-/// A client on a dual-stack socket is written as the IPv4 address it has.
-struct Canonical(IpAddr);
-
-impl std::fmt::Display for Canonical {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.to_canonical().fmt(f)
-    }
-}
-
-/// Adds an element to the end of a list, in the last line of the field.
-fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    let last = headers.get_all(&name).iter().next_back();
-    let joined = last.and_then(|last| {
-        let value = [last.as_bytes(), b", ", element.as_bytes()].concat();
-        HeaderValue::from_bytes(&value).ok()
-    });
-    match joined {
-        Some(joined) => match headers.entry(name) {
-            Entry::Occupied(mut lines) => {
-                if let Some(last) = lines.iter_mut().next_back() {
-                    *last = joined;
-                }
-            }
-            Entry::Vacant(line) => {
-                line.insert(joined);
-            }
-        },
-        None => {
-            if let Ok(value) = HeaderValue::from_str(element) {
-                headers.append(name, value);
-            }
-        }
-    }
 }
 
 /// RFC 9110, section 7.6.1: what `Connection` names, and what is known to be for one connection.
@@ -457,27 +342,6 @@ mod tests {
         ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
             std::task::Poll::Ready(None)
         }
-    }
-
-    #[test]
-    fn rule_16_forwarded_fields_are_appended() {
-        let mut parts = parts(
-            Request::get("/")
-                .header("host", "foo")
-                .header("x-forwarded-for", "1.1.1.1")
-                .header("x-forwarded-for", "2.2.2.2")
-                .header("x-forwarded-proto", "https")
-                .header("via", "1.1 edge"),
-        );
-        let client = ClientInfo::new("[::ffff:10.1.2.3]:5".parse().unwrap());
-        forwarded(&mut parts, Some(client));
-        assert_eq!(
-            lines(&parts.headers, "x-forwarded-for"),
-            ["1.1.1.1", "2.2.2.2, 10.1.2.3"]
-        );
-        assert_eq!(lines(&parts.headers, "x-forwarded-proto"), ["https"]);
-        assert_eq!(lines(&parts.headers, "x-forwarded-host"), ["foo"]);
-        assert_eq!(lines(&parts.headers, "via"), ["1.1 edge", "1.1 devroute"]);
     }
 
     #[test]

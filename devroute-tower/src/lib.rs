@@ -6,6 +6,7 @@ pub use devroute_core as core;
 pub mod context;
 mod failure;
 mod forward;
+mod forwarded;
 pub mod inbound;
 mod mode;
 pub mod outbound;
@@ -16,7 +17,7 @@ mod reroute;
 pub mod transport;
 
 pub use self::{
-    forward::ClientInfo,
+    forwarded::{ClientInfo, ForwardedFields},
     inbound::{DevRoute, DevRouteLayer, ResponseBody},
     mode::{Mode, ParseModeError},
     outbound::{DevRouteClient, DevRouteClientLayer},

@@ -24,9 +24,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use devroute_tower::OnFailure;
 use devroute_tower::core::{NetworkRule, ServiceName, TargetPolicy};
 use devroute_tower::transport::{TlsConfig, TlsName};
+use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::serving::{LimitArgs, TimerArgs};
@@ -124,6 +124,8 @@ pub struct SidecarConfig {
     pub on_failure: OnFailure,
     /// How long the service may take to begin an answer; `None` for ever.
     pub response_timeout: Option<Duration>,
+    /// Whether the service is told who asked, as targets are.
+    pub forwarded_to_baseline: bool,
 }
 
 impl SidecarConfig {
@@ -149,6 +151,9 @@ impl SidecarConfig {
             response_timeout: settings
                 .one("response-timeout", value::positive_duration_or_off)?
                 .flatten(),
+            forwarded_to_baseline: settings
+                .one("forwarded-on", value::forwarded_on_all)?
+                .unwrap_or(false),
             process: ProcessConfig::parse(settings, listen)?,
             reroute: RerouteConfig::parse(settings)?,
         })
@@ -171,6 +176,7 @@ impl SidecarConfig {
             via: None,
             on_failure: OnFailure::Fail,
             response_timeout: None,
+            forwarded_to_baseline: false,
         }
     }
 }
@@ -325,6 +331,8 @@ pub struct RerouteConfig {
     pub connect_timeout: Duration,
     /// Whether answers name addresses.
     pub reveal_addresses: bool,
+    /// What tells a target who asked.
+    pub forwarded: ForwardedFields,
     /// Whether contracts that come in are removed.
     pub strip: bool,
     /// Whom to believe to be a target; without it `https://` targets are refused.
@@ -337,6 +345,7 @@ impl Default for RerouteConfig {
             policy: TargetPolicy::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             reveal_addresses: true,
+            forwarded: ForwardedFields::default(),
             strip: false,
             tls: None,
         }
@@ -354,6 +363,9 @@ impl RerouteConfig {
             reveal_addresses: settings
                 .one("reveal-addresses", value::boolean)?
                 .unwrap_or(default.reveal_addresses),
+            forwarded: settings
+                .one("forwarded", value::forwarded)?
+                .unwrap_or(default.forwarded),
             strip: settings
                 .one("strip", value::boolean)?
                 .unwrap_or(default.strip),

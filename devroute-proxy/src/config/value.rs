@@ -10,9 +10,9 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use devroute_tower::OnFailure;
 use devroute_tower::core::{HostSuffix, NetworkRule, ServiceName};
 use devroute_tower::transport::TlsName;
+use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Allow, Location, LogFormat, Upstream};
@@ -245,6 +245,28 @@ pub(crate) fn only_fail(text: &str) -> Result<(), String> {
                   that sends to it"
                 .to_owned(),
         ),
+    }
+}
+
+/// What tells a target who asked.
+pub(crate) fn forwarded(text: &str) -> Result<ForwardedFields, String> {
+    match text {
+        "x-forwarded" => Ok(ForwardedFields::XForwarded),
+        "forwarded" => Ok(ForwardedFields::Forwarded),
+        "both" => Ok(ForwardedFields::Both),
+        "none" => Ok(ForwardedFields::None),
+        _ => Err(format!(
+            "{text:?} is none of `x-forwarded`, `forwarded`, `both` and `none`"
+        )),
+    }
+}
+
+/// Whether all requests tell who asked, and not the rerouted ones alone.
+pub(crate) fn forwarded_on_all(text: &str) -> Result<bool, String> {
+    match text {
+        "all" => Ok(true),
+        "rerouted" => Ok(false),
+        _ => Err(format!("{text:?} is neither `rerouted` nor `all`")),
     }
 }
 

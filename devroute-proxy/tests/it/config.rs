@@ -66,6 +66,10 @@ fn a_wrong_flag_names_the_flag() {
             "--on-failure: a router has no baseline to fall back to",
         ),
         (
+            "--forwarded yes",
+            "--forwarded: \"yes\" is none of `x-forwarded`, `forwarded`, `both` and `none`",
+        ),
+        (
             "--target-insecure=maybe",
             "--target-insecure: \"maybe\" is neither",
         ),
@@ -160,6 +164,11 @@ fn a_wrong_flag_names_the_flag() {
             "--via",
             "router:8080",
             "\"router:8080\" is not an address and port",
+        ),
+        (
+            "--forwarded-on",
+            "baseline",
+            "\"baseline\" is neither `rerouted` nor `all`",
         ),
         (
             "--on-failure",

@@ -1,10 +1,10 @@
 //! A sidecar answers from the baseline, from the target, or with the reason.
 
-use devroute_tower::OnFailure;
 use devroute_tower::core::TargetPolicy;
+use devroute_tower::{ForwardedFields, OnFailure};
 use http::StatusCode;
 
-use crate::support::{Server, closed, router, sidecar};
+use crate::support::{Client, Devroute, Server, closed, router, sidecar};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_06_without_a_contract_the_baseline_answers() {
@@ -120,6 +120,67 @@ async fn rule_13_under_fallback_the_baseline_answers_with_the_whole_request() {
         "foo=baseline; reason=connection_refused"
     );
     assert_eq!(baseline.only().body, "a body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_16_who_asked_is_told_as_it_is_configured() {
+    let service = Server::says("service").await;
+    let ours = format!(r#"{{"foo":"{}"}}"#, service.address);
+    let x_forwarded = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    for (forwarded, names) in [
+        (ForwardedFields::None, vec![]),
+        (ForwardedFields::Forwarded, vec!["forwarded"]),
+        (ForwardedFields::XForwarded, x_forwarded.to_vec()),
+        (
+            ForwardedFields::Both,
+            [&["forwarded"][..], &x_forwarded].concat(),
+        ),
+    ] {
+        for on_all in [false, true] {
+            let sidecar = sidecar(service.address, |config| {
+                config.reroute.forwarded = forwarded;
+                config.forwarded_to_baseline = on_all;
+            })
+            .await;
+            sidecar.get("/").send().await;
+            sidecar.get("/").contract(&ours).send().await;
+            let seen = service.seen();
+            for (seen, is_told) in seen.iter().rev().zip([true, on_all]) {
+                let mut told: Vec<_> = seen.headers.keys().map(http::HeaderName::as_str).collect();
+                told.retain(|name| name.contains("forwarded") || *name == "via");
+                told.sort_unstable();
+                let expected = [&names[..], &["via"]].concat();
+                let mut expected = if is_told { expected } else { vec![] };
+                expected.sort_unstable();
+                assert_eq!(told, expected, "{forwarded:?} {on_all}");
+                if let Some(forwarded) = seen.headers.get("forwarded") {
+                    assert_eq!(forwarded, "for=127.0.0.1;host=foo.example;proto=http");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_16_who_asked_is_told_by_flag_and_by_variable() {
+    let baseline = Server::says("baseline").await;
+    let line = "sidecar --listen 127.0.0.1:0 --admin off --service foo --upstream";
+    let line = format!("{line} http://{}", baseline.address);
+    let by_flag = Devroute::new(&format!("{line} --forwarded both --forwarded-on all"));
+    let by_variable = Devroute::new(&line)
+        .env("DEVROUTE_FORWARDED", "both")
+        .env("DEVROUTE_FORWARDED_ON", "all");
+    for devroute in [by_flag, by_variable] {
+        let sidecar = devroute.serve();
+        Client::get(sidecar.address, "/").send().await;
+        let headers = baseline.seen().pop().unwrap().headers;
+        assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(
+            headers["forwarded"],
+            "for=127.0.0.1;host=foo.example;proto=http"
+        );
+        assert_eq!(headers["via"], "1.1 devroute");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::DevRoute;
 use crate::{
+    forwarded::ForwardedFields,
     mode::{Mode, OncePerMinute},
     reroute::{OnFailure, Settings, default_policy},
     transport::HttpTransport,
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     pub(super) selector: Selector,
     pub(super) mode: Mode,
     pub(super) write_carriers: bool,
+    pub(super) forwarded_to_baseline: bool,
     pub(super) reroute: Settings,
     pub(super) log: Arc<OncePerMinute>,
 }
@@ -93,6 +95,7 @@ impl DevRouteLayer {
             service,
             mode: Mode::On,
             write_carriers: false,
+            forwarded_to_baseline: false,
             reroute: Settings::new(policy),
             log: Arc::default(),
         };
@@ -165,6 +168,32 @@ impl<T> DevRouteLayer<T> {
     #[must_use]
     pub fn write_carriers(mut self, write: bool) -> Self {
         self.settings().write_carriers = write;
+        self
+    }
+
+    /// Which fields tell the target who asked (rule 16); `X-Forwarded-*` by default.
+    ///
+    /// ```
+    /// use devroute_tower::{DevRouteLayer, ForwardedFields};
+    ///
+    /// let layer = DevRouteLayer::new("checkout").forwarded_fields(ForwardedFields::Forwarded);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
+        self.settings().reroute.forwarded = fields;
+        self
+    }
+
+    /// Whether the inner service is told the same, with every request; `false` by default.
+    ///
+    /// For a layer in front of another process, that is, of an
+    /// [`Upstream`](crate::transport::Upstream): then it is a hop like any other. An application that
+    /// counts the proxies it trusts counts one more, and some servers stop compressing when they see
+    /// `Via`. A layer that is [off](Mode::Off) tells nothing.
+    #[must_use]
+    pub fn forwarded_to_baseline(mut self, tell: bool) -> Self {
+        self.settings().forwarded_to_baseline = tell;
         self
     }
 

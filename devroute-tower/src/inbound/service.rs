@@ -24,7 +24,7 @@ use super::{
 use crate::{
     BoxError, context,
     failure::{Dialect, Failure},
-    forward::ClientInfo,
+    forwarded::{self, ClientInfo},
     mode::Mode,
     outcome::{Outcome, OutcomeKind},
     reroute::{refused, reroute},
@@ -85,11 +85,12 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         // A router answers also what does not concern it.
         if carrier::may_concern(request.headers()) || self.shared.service.is_none() {
             return self.decide(request);
         }
+        self.shared.tell_baseline(&mut request, self.client);
         ResponseFuture::plain(self.inner.call(request))
     }
 }
@@ -130,6 +131,7 @@ impl<S, T> DevRoute<S, T> {
         match self.shared.selector.decide(request.headers()) {
             Ok(Decision::NoContract) => {
                 request.headers_mut().remove(carrier::MATCHED);
+                self.shared.tell_baseline(&mut request, self.client);
                 ResponseFuture::plain(self.inner.call(request))
             }
             Ok(Decision::Baseline { contract, reason }) => {
@@ -162,6 +164,7 @@ impl<S, T> DevRoute<S, T> {
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
         span::settled(&outcome);
+        self.shared.tell_baseline(&mut request, self.client);
         request.extensions_mut().insert(contract.clone());
         // A handler may make its calls before its future is polled.
         let future = context::sync_scope(contract.clone(), || self.inner.call(request));
@@ -171,7 +174,7 @@ impl<S, T> DevRoute<S, T> {
     /// Carries the contract on, whatever it says about this service.
     fn carry<ReqBody, ResBody>(
         &mut self,
-        request: Request<ReqBody>,
+        mut request: Request<ReqBody>,
     ) -> ResponseFuture<S::Future, ResBody, S::Error>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
@@ -181,11 +184,15 @@ impl<S, T> DevRoute<S, T> {
                 let outcome = Outcome::of(OutcomeKind::Baseline, contract.clone());
                 self.baseline(request, contract, outcome)
             }
-            Ok(None) => ResponseFuture::plain(self.inner.call(request)),
+            Ok(None) => {
+                self.shared.tell_baseline(&mut request, self.client);
+                ResponseFuture::plain(self.inner.call(request))
+            }
             Err(error) => {
                 if self.shared.log.is_due() {
                     tracing::warn!(%error, "a malformed contract came in and is not carried on");
                 }
+                self.shared.tell_baseline(&mut request, self.client);
                 ResponseFuture::plain(self.inner.call(request))
             }
         }
@@ -259,11 +266,22 @@ impl<S, T> DevRoute<S, T> {
             if shared.write_carriers {
                 carrier::write(request.headers_mut(), &contract);
             }
+            shared.tell_baseline(&mut request, client);
             request.extensions_mut().insert(contract.clone());
             let future = context::sync_scope(contract.clone(), || inner.call(request));
             let response = context::scope(contract, future).await?;
             Ok(scoped_answer(response, Some(outcome)))
         }))
+    }
+}
+
+impl Shared {
+    /// Tells the inner service who asked, where it is to be told.
+    #[inline]
+    fn tell_baseline<B>(&self, request: &mut Request<B>, client: Option<ClientInfo>) {
+        if self.forwarded_to_baseline && self.mode != Mode::Off {
+            forwarded::add_to(request, self.reroute.forwarded, client);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::{FirstLabel, MakeServiceName, attach::Attach, future::ResponseFuture}
 use crate::{
     BoxError,
     failure::{Dialect, Failure},
+    forwarded::{ForwardedFields, without_userinfo},
     inbound::ResponseBody,
     mode::Mode,
     reroute::{OnFailure, Settings, default_policy, refused, reroute},
@@ -113,6 +114,12 @@ impl<T> DevRouteClientRerouteLayer<T> {
     pub fn via(mut self, router: SocketAddr) -> Self {
         self.shared().settings.via = Some(router);
         self.policy(TargetPolicy::delegated())
+    }
+
+    /// Sets which fields tell the target who asked (rule 16); `X-Forwarded-*` by default.
+    pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
+        self.shared().settings.forwarded = fields;
+        self
     }
 
     /// Sets whether answers show addresses of targets; `true` by default.
@@ -260,10 +267,7 @@ fn name_host<B>(request: &mut Request<B>, authority: &Authority) -> bool {
     if request.uri().authority().is_some() || request.headers().contains_key(HOST) {
         return false;
     }
-    let host = authority.as_str();
-    // `Host` never contains user information.
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    match HeaderValue::from_str(host) {
+    match HeaderValue::from_str(without_userinfo(authority)) {
         Ok(host) => {
             request.headers_mut().insert(HOST, host);
             true

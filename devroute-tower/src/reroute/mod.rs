@@ -24,7 +24,8 @@ use self::{
 use crate::{
     BoxError,
     failure::{Dialect, Failure},
-    forward::{self, ClientInfo, PendingUpgrade},
+    forward::{self, PendingUpgrade},
+    forwarded::{self, ClientInfo, ForwardedFields},
     inbound::ResponseBody,
     outcome::{Outcome, OutcomeKind},
     transport::{self, Body, Destination, Error, ErrorKind, Protocol},
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) policy: Arc<TargetPolicy>,
     pub(crate) on_failure: OnFailure,
     pub(crate) via: Option<SocketAddr>,
+    pub(crate) forwarded: ForwardedFields,
     pub(crate) reveal_addresses: bool,
     /// The request is made in this process, not received by it.
     pub(crate) at_caller: bool,
@@ -58,6 +60,7 @@ impl Settings {
             policy,
             on_failure: OnFailure::Fail,
             via: None,
+            forwarded: ForwardedFields::default(),
             reveal_addresses: true,
             at_caller: false,
             resolve_timeout: Duration::from_secs(2),
@@ -252,7 +255,7 @@ where
     } else {
         PendingUpgrade::take(&mut parts)
     };
-    prepare(&mut parts, &contract, &service, client);
+    prepare(&mut parts, settings, &contract, &service, client);
     // A router is asked in plain text; it is the one that speaks TLS to the target.
     let is_tls = settings.via.is_none() && target.scheme() == Some(Scheme::Https);
     let protocol = match protocol(&target, &parts) {
@@ -318,6 +321,7 @@ impl Settings {
 /// Marks the request, so that the next layer of this service does not reroute it again.
 fn prepare(
     parts: &mut http::request::Parts,
+    settings: &Settings,
     contract: &Contract,
     service: &devroute_core::ServiceName,
     client: Option<ClientInfo>,
@@ -327,7 +331,9 @@ fn prepare(
         parts.headers.insert(carrier::MATCHED, value);
     }
     let client = client.or_else(|| parts.extensions.get::<ClientInfo>().copied());
-    forward::forwarded(parts, client);
+    let host = forwarded::host(&parts.uri, &parts.headers);
+    let fields = settings.forwarded;
+    forwarded::add(&mut parts.headers, fields, host, parts.version, client);
 }
 
 /// What the target's scheme says; without one gRPC is HTTP/2 and the rest HTTP/1.1 (rule 17).

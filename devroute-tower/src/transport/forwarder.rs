@@ -29,6 +29,7 @@ use crate::{
     BoxError,
     failure::{Dialect, Failure},
     forward::{self, PendingUpgrade},
+    forwarded,
 };
 
 /// Forwards each request to the host that it names, as the inner service of a forward proxy.
@@ -141,7 +142,7 @@ where
             Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::of(&parts.headers),
         };
-        forward::via(&mut parts);
+        forwarded::via(&mut parts.headers, parts.version);
         parts.headers.remove(PROXY_AUTHORIZATION);
         let upgrade = match protocol {
             Protocol::Http2 => None,

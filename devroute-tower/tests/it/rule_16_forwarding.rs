@@ -2,7 +2,10 @@
 
 use axum::{Router, body::Body, extract::Request as AxumRequest, response::Response};
 use bytes::Bytes;
-use devroute_tower::{ClientInfo, transport::HttpTransport, transport::Upstream};
+use devroute_tower::{
+    ClientInfo, DevRouteLayer, ForwardedFields, Mode, OnFailure,
+    transport::{HttpTransport, Upstream},
+};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -10,10 +13,11 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-use tower::Layer as _;
+use tower::{Layer as _, ServiceExt as _};
 
 use crate::support::{
-    Then, client, contract, echo, h2_client, layer, raw_target, read_head, send, serve, serve_hyper,
+    Then, client, contract, echo, h2_client, layer, nobody, raw_target, read_head, send, serve,
+    serve_hyper,
 };
 
 async fn sidecar(service: std::net::SocketAddr) -> std::net::SocketAddr {
@@ -97,6 +101,110 @@ async fn the_rerouted_request_says_who_asked() {
     assert_eq!(answer.field("echo-x-forwarded-proto"), "http");
     assert_eq!(answer.field("echo-x-forwarded-host"), addr.to_string());
     assert_eq!(answer.field("echo-via"), "1.1 devroute");
+}
+
+/// What a target or baseline is told by `layer`, of a client that asks for `http://foo.qa:81/`.
+async fn told(layer: DevRouteLayer, contract: &str, version: http::Version) -> Vec<String> {
+    let service = serve(echo("service")).await;
+    let upstream = Upstream::new(HttpTransport::new(), service);
+    let client = ClientInfo::new("[2001:db8::7]:1234".parse().unwrap()).with_tls(true);
+    let sent = contract.replace("SERVICE", &service.to_string());
+    // In absolute-form, whose host counts whatever the field says.
+    let request = Request::get("http://foo.qa:81/")
+        .version(version)
+        .header("x-devroute", sent)
+        .header("host", "evil")
+        .header("via", "1.1 edge")
+        .header("forwarded", "for=unknown")
+        .body(Body::empty())
+        .unwrap();
+    let service = layer.layer(upstream).with_client(client);
+    let response = service.oneshot(request).await.unwrap();
+    let field = |name: &str| {
+        let lines = response.headers().get_all(format!("echo-{name}"));
+        let lines: Vec<_> = lines.iter().map(|it| it.to_str().unwrap()).collect();
+        (!lines.is_empty()).then(|| format!("{name}: {}", lines.join(" | ")))
+    };
+    assert_eq!(response.status(), 200);
+    let names = ["for", "host", "proto"].map(|name| format!("x-forwarded-{name}"));
+    let names = names.iter().map(String::as_str);
+    names
+        .chain(["forwarded", "via"])
+        .filter_map(field)
+        .collect()
+}
+
+const X_FORWARDED: [&str; 3] = [
+    "x-forwarded-for: 2001:db8::7",
+    "x-forwarded-host: foo.qa:81",
+    "x-forwarded-proto: https",
+];
+const FORWARDED: &str =
+    r#"forwarded: for=unknown, for="[2001:db8::7]";host="foo.qa:81";proto=https"#;
+const AS_IT_CAME: [&str; 2] = ["forwarded: for=unknown", "via: 1.1 edge"];
+
+#[tokio::test]
+async fn the_fields_that_say_who_asked_can_be_chosen() {
+    for (version, via) in [
+        (http::Version::HTTP_11, "via: 1.1 edge | 1.1 devroute"),
+        (http::Version::HTTP_2, "via: 1.1 edge | 2 devroute"),
+    ] {
+        for (fields, expected) in [
+            (ForwardedFields::None, vec![AS_IT_CAME[0], via]),
+            (
+                ForwardedFields::XForwarded,
+                [&X_FORWARDED[..], &[AS_IT_CAME[0], via]].concat(),
+            ),
+            (ForwardedFields::Forwarded, vec![FORWARDED, via]),
+            (
+                ForwardedFields::Both,
+                [&X_FORWARDED[..], &[FORWARDED, via]].concat(),
+            ),
+        ] {
+            let chosen = layer().forwarded_fields(fields);
+            let told = told(chosen, r#"{"foo":"SERVICE"}"#, version).await;
+            assert_eq!(told, expected, "{version:?} {fields:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_baseline_is_told_who_asked_where_that_is_switched_on() {
+    let nobody = nobody().await;
+    let fell_back = contract("foo", nobody);
+    let expected = [
+        &X_FORWARDED[..],
+        &[AS_IT_CAME[0], "via: 1.1 edge | 1.1 devroute"],
+    ]
+    .concat();
+    let version = http::Version::HTTP_11;
+    for sent in ["{}", r#"{"bar":"10.0.0.1:1"}"#, &fell_back] {
+        let fallback = || layer().on_failure(OnFailure::Fallback);
+        assert_eq!(told(fallback(), sent, version).await, AS_IT_CAME, "{sent}");
+        let switched_on = fallback().forwarded_to_baseline(true);
+        assert_eq!(told(switched_on, sent, version).await, expected, "{sent}");
+    }
+    for (mode, expected) in [(Mode::Carry, &expected[..]), (Mode::Off, &AS_IT_CAME)] {
+        let layer = layer().mode(mode).forwarded_to_baseline(true);
+        let told = told(layer, "{}", version).await;
+        assert_eq!(told, expected, "{mode:?}");
+    }
+    // Without a contract, from a client that only the extensions of the request know.
+    let upstream = Upstream::new(HttpTransport::new(), serve(echo("baseline")).await);
+    let mut request = Request::get("/").body(Body::empty()).unwrap();
+    request
+        .extensions_mut()
+        .insert(ClientInfo::new("10.9.8.7:1".parse().unwrap()));
+    let service = layer()
+        .forwarded_fields(ForwardedFields::Forwarded)
+        .forwarded_to_baseline(true)
+        .layer(upstream);
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!(
+        response.headers()["echo-forwarded"],
+        "for=10.9.8.7;proto=http"
+    );
+    assert_eq!(response.headers()["echo-via"], "1.1 devroute");
 }
 
 #[tokio::test]
