@@ -8,7 +8,7 @@ import queue
 import pytest
 
 from support import ways
-from support.faults import AFTER_CONNECT, REFUSED, post
+from support.faults import AFTER_CONNECT, AFTER_CONNECT_H2, REFUSED, post, post_grpc
 from support.process import PATIENCE
 from support.wire import answering, connect
 
@@ -92,6 +92,14 @@ def test_rule_12_no_answer_comes_of_it(way, serve, handler, fault):
     peer = serve(handler)
     way = way(peer.port)
     is_reported(way, post(way), fault, f"127.0.0.1:{peer.port}")
+    assert len(peer.connections) == 1, "a request that may have been seen is not sent again"
+
+
+@AFTER_CONNECT_H2
+def test_rule_12_no_answer_comes_of_it_over_http_2(way, serve, handler, fault):
+    peer = serve(handler)
+    way = way(peer.port, scheme="h2c")
+    is_reported(way, post(way), fault, f"h2c://127.0.0.1:{peer.port}")
     assert len(peer.connections) == 1, "a request that may have been seen is not sent again"
 
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt, io, net::SocketAddr};
 use h2::Reason;
 use http::StatusCode;
 
-use super::peer::Peer;
+use super::{peer::Peer, received::FLOOD};
 use crate::BoxError;
 
 /// Why a request could not be answered by the address it was sent to.
@@ -156,7 +156,8 @@ impl Error {
     pub(super) fn exchange(peer: &Peer, error: hyper::Error) -> Self {
         let kind = if error.is_user() {
             ErrorKind::RequestBody
-        } else if error.is_parse() || h2_error(&error).is_some_and(is_protocol) {
+        } else if error.is_parse() || is_flood(&error) || h2_error(&error).is_some_and(is_protocol)
+        {
             ErrorKind::Protocol
         } else {
             ErrorKind::ConnectionClosed
@@ -183,18 +184,26 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     error.source()?.downcast_ref()
 }
 
-/// Whether the two sides do not understand each other, as opposed to one that has ended it.
+/// Whether reading was given up because of how much came; of an error of the stream, h2 keeps the kind.
+fn is_flood(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|it| it.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == FLOOD)
+}
+
+/// Whether the two sides do not understand each other, as opposed to one that has ended it. What this
+/// side has noticed itself is always the other one's mistake.
 fn is_protocol(error: &h2::Error) -> bool {
-    error.reason().is_some_and(|reason| {
-        matches!(
-            reason,
-            Reason::PROTOCOL_ERROR
-                | Reason::FLOW_CONTROL_ERROR
-                | Reason::FRAME_SIZE_ERROR
-                | Reason::COMPRESSION_ERROR
-                | Reason::HTTP_1_1_REQUIRED
-        )
-    })
+    error.is_library()
+        || error.reason().is_some_and(|reason| {
+            matches!(
+                reason,
+                Reason::PROTOCOL_ERROR
+                    | Reason::FLOW_CONTROL_ERROR
+                    | Reason::FRAME_SIZE_ERROR
+                    | Reason::COMPRESSION_ERROR
+                    | Reason::HTTP_1_1_REQUIRED
+            )
+        })
 }
 
 impl ErrorKind {

@@ -20,7 +20,7 @@ use super::{
     gate::GateKey,
     peer::Peer,
     pool::Pool,
-    received::{Counted, Received},
+    received::{MAX_BEFORE_ANSWER, Metered, Received},
     stream::Stream,
 };
 
@@ -29,7 +29,7 @@ use super::{
 pub(super) struct Connection {
     peer: Peer,
     sender: http1::SendRequest<Body>,
-    io: http1::Connection<TokioIo<Counted<Stream>>, Body>,
+    io: http1::Connection<TokioIo<Metered<Stream, Received>>, Body>,
     received: Received,
     /// Polling a finished connection again is not allowed.
     finished: bool,
@@ -51,14 +51,10 @@ pub(super) struct Failed {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyUnread;
 
-/// How much may come before the head of the answer is complete. hyper limits one head; this also
-/// ends a flood of informational ones.
-const MAX_BEFORE_ANSWER: u64 = 512 * 1024;
-
 impl Connection {
     pub(super) async fn new(peer: Peer, (io, open): Dialled) -> Result<Box<Self>, Error> {
         let received = Received::default();
-        let io = TokioIo::new(Counted::new(io, received.clone()));
+        let io = TokioIo::new(Metered::new(io, received.clone()));
         let (sender, io) = http1::handshake(io)
             .await
             .map_err(|error| Error::exchange(&peer, error))?;

@@ -17,8 +17,6 @@ use http::{
     uri::{Authority, Scheme},
 };
 use http_body::Body as _;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower_service::Service;
 
 use super::{
@@ -26,7 +24,7 @@ use super::{
     connect::{Connector, Dialled, OpenConnections},
     destination::{to_h1, to_h2},
     error::is_unprocessed,
-    h1,
+    h1, h2,
     peer::Peer,
     pool::Pool,
 };
@@ -75,8 +73,6 @@ pub type ResponseFuture =
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_IDLE: usize = 256;
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 impl HttpTransport {
     /// A transport with an empty pool.
@@ -268,11 +264,11 @@ impl HttpTransport {
     }
 
     async fn pooled_h2(&self, peer: &Peer, request: Request<Body>) -> Pooled {
-        let Some(mut sender) = self.pool.take_h2(peer) else {
+        let Some(connection) = self.pool.take_h2(peer) else {
             return ControlFlow::Continue(request);
         };
         let copy = repeatable(&request);
-        let mut failed = match sender.try_send_request(request).await {
+        let mut failed = match connection.send(request).await {
             Ok(response) => return ControlFlow::Break(Ok(response.map(ResponseBody::h2))),
             Err(failed) => failed,
         };
@@ -294,28 +290,14 @@ impl HttpTransport {
     async fn new_h2(
         &self,
         peer: Peer,
-        (io, open): Dialled,
+        dialled: Dialled,
         request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
-        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|error| Error::exchange(&peer, error))?;
-        // The driver of an HTTP/2 connection ends with its last stream and sender.
-        let whom = peer.clone();
-        tokio::spawn(async move {
-            let _open = open;
-            if let Err(error) = connection.await {
-                tracing::debug!(peer = %whom, %error, "HTTP/2 connection failed");
-            }
-        });
-        self.pool.put_h2(peer.clone(), sender.clone());
-        let sent = sender.send_request(request).await;
+        let connection = h2::Connection::new(&peer, dialled).await?;
+        self.pool.put_h2(peer.clone(), connection.clone());
+        let sent = connection.send(request).await;
         sent.map(|response| response.map(ResponseBody::h2))
-            .map_err(|error| Error::exchange(&peer, error))
+            .map_err(|failed| Error::exchange(&peer, failed.into_error()))
     }
 }
 

@@ -38,6 +38,7 @@ mod error;
 mod forwarder;
 mod gate;
 mod h1;
+mod h2;
 mod http_transport;
 mod peer;
 mod pool;

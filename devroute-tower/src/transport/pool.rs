@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::client::conn::http2;
 use tokio::runtime::Handle;
 
-use super::{Body, h1, peer::Peer};
+use super::{h1, h2, peer::Peer};
 
 /// How often idle connections are looked at for an end that the other side has put to them.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -36,10 +35,10 @@ struct Idle {
     since: Instant,
 }
 
-/// An HTTP/2 connection; without a sender it ends by itself after its last stream.
+/// An HTTP/2 connection; without a handle it ends by itself after its last stream.
 #[derive(Debug)]
 struct Shared {
-    sender: http2::SendRequest<Body>,
+    connection: h2::Connection,
     last_used: Instant,
 }
 
@@ -85,27 +84,34 @@ impl Pool {
         self.sweep_later(state);
     }
 
-    pub(super) fn take_h2(&self, peer: &Peer) -> Option<http2::SendRequest<Body>> {
+    pub(super) fn take_h2(&self, peer: &Peer) -> Option<h2::Connection> {
         let mut state = self.lock();
         let shared = state.h2.get_mut(peer)?;
-        if shared.sender.is_closed() {
+        if shared.connection.is_closed() {
             state.h2.remove(peer);
             return None;
         }
         shared.last_used = Instant::now();
-        Some(shared.sender.clone())
+        Some(shared.connection.clone())
     }
 
     /// Whether there is a connection to `peer` that takes requests.
     pub(super) fn has_h2(&self, peer: &Peer) -> bool {
         let state = self.lock();
-        state.h2.get(peer).is_some_and(|it| !it.sender.is_closed())
+        state
+            .h2
+            .get(peer)
+            .is_some_and(|it| !it.connection.is_closed())
     }
 
-    pub(super) fn put_h2(self: &Arc<Self>, peer: Peer, sender: http2::SendRequest<Body>) {
+    pub(super) fn put_h2(self: &Arc<Self>, peer: Peer, connection: h2::Connection) {
         let last_used = Instant::now();
         let mut state = self.lock();
-        state.h2.insert(peer, Shared { sender, last_used });
+        let shared = Shared {
+            connection,
+            last_used,
+        };
+        state.h2.insert(peer, shared);
         self.sweep_later(state);
     }
 
@@ -158,7 +164,7 @@ impl Pool {
         }
         let mut state = self.lock();
         state.h2.retain(|_, shared| {
-            !shared.sender.is_closed() && shared.last_used.elapsed() < self.idle_timeout
+            !shared.connection.is_closed() && shared.last_used.elapsed() < self.idle_timeout
         });
         state.sweeping = !(state.h1.is_empty() && state.h2.is_empty());
         state.sweeping

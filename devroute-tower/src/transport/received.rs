@@ -1,7 +1,7 @@
-//! Counts what arrives on a connection.
+//! Measures what arrives on a connection.
 //!
-//! hyper says that an exchange failed, and not whether the other side had begun to answer. That is the
-//! difference between a request that can be repeated and one that must not be.
+//! hyper says that an exchange failed, and not whether the other side had begun to answer; and it waits
+//! for an answer however much comes before it. Both are seen where the bytes are.
 
 use std::{
     io,
@@ -14,6 +14,19 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How much may come before the head of an answer is complete. hyper limits one head; this also ends
+/// a flood of informational ones.
+pub(super) const MAX_BEFORE_ANSWER: u64 = 512 * 1024;
+
+/// The kind of the error that ends a connection on which more comes than that.
+pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+
+/// Looks at the bytes that arrive.
+pub(super) trait Meter {
+    /// Sees the next bytes. An error ends the connection.
+    fn read(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
 
 /// How many bytes have come since somebody last asked for a new count.
 #[derive(Clone, Debug, Default)]
@@ -29,20 +42,27 @@ impl Received {
     }
 }
 
-/// A stream that counts.
-#[derive(Debug)]
-pub(super) struct Counted<I> {
-    io: I,
-    received: Received,
-}
-
-impl<I> Counted<I> {
-    pub(super) fn new(io: I, received: Received) -> Self {
-        Self { io, received }
+impl Meter for Received {
+    fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+/// A stream with a meter.
+#[derive(Debug)]
+pub(super) struct Metered<I, M> {
+    io: I,
+    meter: M,
+}
+
+impl<I, M> Metered<I, M> {
+    pub(super) fn new(io: I, meter: M) -> Self {
+        Self { io, meter }
+    }
+}
+
+impl<I: AsyncRead + Unpin, M: Meter + Unpin> AsyncRead for Metered<I, M> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -50,15 +70,17 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let bytes = buf.filled().len() - before;
-        if bytes > 0 {
-            self.received.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        match buf.filled().get(before..) {
+            Some(bytes) if !bytes.is_empty() => match self.meter.read(bytes) {
+                Ok(()) => polled,
+                Err(error) => Poll::Ready(Err(error)),
+            },
+            _ => polled,
         }
-        polled
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+impl<I: AsyncWrite + Unpin, M: Unpin> AsyncWrite for Metered<I, M> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

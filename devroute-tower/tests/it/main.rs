@@ -35,3 +35,4 @@ mod tls_support;
 mod tls_upstream;
 mod tonic_client;
 mod transport;
+mod transport_h2;

@@ -1,0 +1,200 @@
+//! HTTP/2 connections: shared by many requests, each driven by a task of its own.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::Request;
+use hyper::{
+    Response,
+    body::Incoming,
+    client::conn::{TrySendError, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::{
+    Body, Error,
+    connect::Dialled,
+    peer::Peer,
+    received::{FLOOD, MAX_BEFORE_ANSWER, Meter, Metered},
+};
+
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A handle to an open connection, which ends after its last stream once the last handle is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    sender: http2::SendRequest<Body>,
+    heads: Allowance,
+}
+
+impl Connection {
+    /// Speaks first, and starts the driver.
+    pub(super) async fn new(peer: &Peer, (io, open): Dialled) -> Result<Self, Error> {
+        let heads = Allowance::default();
+        let io = Metered::new(io, Heads::new(heads.clone()));
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| Error::exchange(peer, error))?;
+        // The driver ends with the last stream and handle.
+        let peer = peer.clone();
+        tokio::spawn(async move {
+            let _open = open;
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "HTTP/2 connection failed");
+            }
+        });
+        Ok(Self { sender, heads })
+    }
+
+    /// Whether it takes no more requests.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Sends a request; it is in the error where not a byte of it was sent.
+    pub(super) async fn send(
+        mut self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+        self.heads.grow();
+        self.sender.try_send_request(request).await
+    }
+}
+
+/// How many bytes of heads may still come on a connection: [`MAX_BEFORE_ANSWER`] for each request,
+/// up to [`Self::MAX`], so that a long life saves up no flood.
+///
+/// Which stream an informational head is for is behind HPACK, so they are counted together. What is
+/// allowed is far more than hyper's limit for one head, so only a flood meets it.
+#[derive(Clone, Debug, Default)]
+struct Allowance(Arc<AtomicU64>);
+
+impl Allowance {
+    const MAX: u64 = 32 * MAX_BEFORE_ANSWER;
+
+    fn grow(&self) {
+        let grown = |left: u64| Some((left + MAX_BEFORE_ANSWER).min(Self::MAX));
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+    }
+
+    fn take(&self, bytes: u64) -> io::Result<()> {
+        let rest = |left: u64| left.checked_sub(bytes);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest)
+            .map(drop)
+            .map_err(|_left| io::Error::new(FLOOD, "a flood of heads"))
+    }
+}
+
+/// Walks from frame to frame (RFC 9113, section 4.1) and takes the size of HEADERS and CONTINUATION
+/// frames from an [`Allowance`].
+#[derive(Debug)]
+struct Heads {
+    allowance: Allowance,
+    /// The head of the next frame, as far as it has come.
+    head: [u8; Self::HEAD],
+    known: usize,
+    /// How much of the frame's payload is still to come.
+    payload: usize,
+}
+
+impl Heads {
+    const HEAD: usize = 9;
+    const HEADERS: u8 = 1;
+    const CONTINUATION: u8 = 9;
+
+    fn new(allowance: Allowance) -> Self {
+        Self {
+            allowance,
+            head: [0; Self::HEAD],
+            known: 0,
+            payload: 0,
+        }
+    }
+}
+
+impl Meter for Heads {
+    fn read(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            let skipped = self.payload.min(bytes.len());
+            self.payload -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            let Some((&byte, rest)) = bytes.split_first() else {
+                return Ok(());
+            };
+            bytes = rest;
+            if let Some(place) = self.head.get_mut(self.known) {
+                *place = byte;
+                self.known += 1;
+            }
+            if self.known == Self::HEAD {
+                self.known = 0;
+                let [a, b, c, kind, ..] = self.head;
+                let length = u32::from_be_bytes([0, a, b, c]);
+                self.payload = length as usize;
+                if matches!(kind, Self::HEADERS | Self::CONTINUATION) {
+                    self.allowance.take(u64::from(length) + Self::HEAD as u64)?;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, length: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, 1];
+        // A payload that would be a head itself, if it were taken for one.
+        frame.resize(9 + usize::from(length), 1);
+        frame
+    }
+
+    fn left(allowance: &Allowance) -> u64 {
+        allowance.0.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn heads_are_counted_wherever_a_read_ends() {
+        let bytes = [frame(4, 6), frame(1, 100), frame(0, 255), frame(9, 1)].concat();
+        for size in 1..bytes.len() {
+            let allowance = Allowance::default();
+            allowance.grow();
+            let mut heads = Heads::new(allowance.clone());
+            for part in bytes.chunks(size) {
+                heads.read(part).unwrap();
+            }
+            assert_eq!(
+                MAX_BEFORE_ANSWER - left(&allowance),
+                9 + 100 + 9 + 1,
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_heads_than_requests_allow_are_an_error() {
+        let allowance = Allowance::default();
+        let mut heads = Heads::new(allowance.clone());
+        heads.read(&frame(0, 255)).unwrap();
+        let error = heads.read(&frame(1, 1)).unwrap_err();
+        assert_eq!(error.kind(), FLOOD);
+        for _ in 0..1000 {
+            allowance.grow();
+        }
+        assert_eq!(left(&allowance), Allowance::MAX, "no more is saved up");
+    }
+}
