@@ -10,6 +10,7 @@ import pytest
 from support import namespace, ways
 from support.faults import (
     AFTER_CONNECT,
+    AFTER_CONNECT_H2,
     BODY,
     NO_NAME,
     REFUSED,
@@ -39,7 +40,7 @@ def is_answered_by_the_baseline(way, baseline, cause):
     assert (head.status, body) == (200, f"baseline POST /pay {BODY}".encode())
     assert head.get("x-devroute-routed") == f"{ways.SERVICE}=baseline; reason={cause}"
     assert way.proxies[0].decisions() == {"fallback": 1}
-    assert way.proxies[0].metric(f'devroute_reroute_failures_total{{cause="{cause}"}}') == 1
+    assert way.proxies[0].failures() == {f"reroute {cause}": 1}
     assert len(baseline.connections) == 1
 
 
@@ -50,19 +51,37 @@ def test_rule_13_the_baseline_answers_for_a_laptop_that_is_down(falling_back, se
     is_answered_by_the_baseline(way, baseline, REFUSED.cause)
 
 
-@AFTER_CONNECT
-@pytest.mark.parametrize("sent", [BODY, ""], ids=["body", "no body"])
-def test_rule_13_no_byte_goes_to_two_places(falling_back, serve, handler, fault, sent):
+def is_the_laptops_alone(falling_back, laptop, target, fault, sent):
     """The laptop has had the request, so the baseline gets not even a connection. Where there is no
     body, nothing that was used up keeps it from that.
     """
-    laptop = serve(handler)
-    way, baseline = falling_back(f"127.0.0.1:{laptop.port}")
+    way, baseline = falling_back(target)
     head, body = post(way, body=sent)
     assert (head.status, json.loads(body)["cause"]) == (fault.status, fault.cause)
+    assert head.get("x-devroute-routed") == f"{ways.SERVICE}=none; reason={fault.cause}"
+    assert way.proxies[0].decisions() == {"failed": 1}
+    assert way.proxies[0].failures() == {f"reroute {fault.cause}": 1}
     assert laptop.received > 0
-    assert baseline.received == 0
+    assert len(laptop.connections) == 1
     assert not baseline.connections
+
+
+#: A body that was begun, and a request that has none to be used up.
+SENT = pytest.mark.parametrize("sent", [BODY, ""], ids=["body", "no body"])
+
+
+@AFTER_CONNECT
+@SENT
+def test_rule_13_no_byte_goes_to_two_places(falling_back, serve, handler, fault, sent):
+    laptop = serve(handler)
+    is_the_laptops_alone(falling_back, laptop, f"127.0.0.1:{laptop.port}", fault, sent)
+
+
+@AFTER_CONNECT_H2
+@SENT
+def test_rule_13_no_byte_goes_to_two_places_over_http_2(falling_back, serve, handler, fault, sent):
+    laptop = serve(handler)
+    is_the_laptops_alone(falling_back, laptop, f"h2c://127.0.0.1:{laptop.port}", fault, sent)
 
 
 def test_rule_13_no_byte_goes_to_a_laptop_that_hangs_up_at_once(falling_back, serve):
@@ -94,10 +113,10 @@ def test_rule_13_both_are_down(falling_back, serve):
     assert (head.status, problem["cause"]) == (502, "connection_refused")
     assert "service itself does not answer" in problem["detail"]
     assert head.get("x-devroute-routed") == f"{ways.SERVICE}=baseline; reason=connection_refused"
-    proxy = way.proxies[0]
-    assert proxy.decisions() == {"fallback": 1}
-    for family in ["reroute", "upstream"]:
-        assert proxy.metric(f'devroute_{family}_failures_total{{cause="connection_refused"}}') == 1
+    assert head.get("proxy-status").startswith("devroute; error=connection_refused; ")
+    assert way.proxies[0].decisions() == {"fallback": 1}
+    failures = {"reroute connection_refused": 1, "upstream connection_refused": 1}
+    assert way.proxies[0].failures() == failures
 
 
 def test_rule_13_what_is_not_allowed_does_not_fall_back(falling_back):
@@ -183,21 +202,29 @@ def test_rule_12_a_target_that_is_lost(swallowed, target, fault):
 
 @LOST
 def test_rule_13_the_baseline_answers_for_a_target_that_is_lost(swallowed, target, fault):
-    way, (head, body), _, (decisions, _) = swallowed(target, "--on-failure=fallback")
+    way, (head, body), _, (decisions, metrics) = swallowed(target, "--on-failure=fallback")
     assert (head.status, body) == (200, f"baseline POST /pay {BODY}".encode())
     assert head.get("x-devroute-routed") == f"{ways.SERVICE}=baseline; reason={fault.cause}"
     assert decisions == {"fallback": 1}
+    assert f'devroute_reroute_failures_total{{cause="{fault.cause}"}} 1\n' in metrics
     assert len(way.decoy.connections) == 1
 
 
 @pytest.mark.parametrize(
-    ("address", "fault"),
-    [(namespace.BLACK_HOLE, TIMED_OUT), (namespace.UNROUTABLE, UNROUTABLE)],
-    ids=["black hole", "no route"],
+    ("upstream", "fault"),
+    [
+        (f"http://{namespace.BLACK_HOLE}:80", TIMED_OUT),
+        (f"http://{namespace.UNROUTABLE}:80", UNROUTABLE),
+        ("https://upstream.test", NO_NAME),
+    ],
+    ids=["black hole", "no route", "no name"],
 )
-def test_a_baseline_that_is_lost(swallowed, address, fault):
-    _, (head, body), _, (decisions, metrics) = swallowed(None, upstream=f"http://{address}:80")
-    assert (head.status, json.loads(body)["cause"]) == (fault.status, fault.cause)
+def test_a_baseline_that_is_lost(swallowed, upstream, fault):
+    _, (head, body), _, (decisions, metrics) = swallowed(None, upstream=upstream)
+    problem = json.loads(body)
+    assert (head.status, problem["cause"]) == (fault.status, fault.cause)
+    assert "service itself does not answer" in problem["detail"]
+    assert "not about a contract" in problem["help"]
     assert f"error={fault.proxy_status};" in head.get("proxy-status")
     assert "x-devroute-routed" not in head.names()
     assert decisions == {"none": 1}
@@ -206,12 +233,15 @@ def test_a_baseline_that_is_lost(swallowed, address, fault):
 
 def test_rule_13_both_are_lost(swallowed):
     """Each is waited for as long as a connection may take, and no longer."""
-    _, (head, body), took, (decisions, _) = swallowed(
+    _, (head, body), took, (decisions, metrics) = swallowed(
         f"{namespace.BLACK_HOLE}:81",
         "--on-failure=fallback",
         upstream=f"http://{namespace.BLACK_HOLE}:80",
     )
     assert (head.status, json.loads(body)["cause"]) == (504, "connect_timeout")
     assert head.get("x-devroute-routed") == f"{ways.SERVICE}=baseline; reason=connect_timeout"
+    assert head.get("proxy-status").startswith("devroute; error=connection_timeout; ")
     assert decisions == {"fallback": 1}
+    for family in ["reroute", "upstream"]:
+        assert f'devroute_{family}_failures_total{{cause="connect_timeout"}} 1\n' in metrics
     assert 0.6 <= took < 3

@@ -7,14 +7,19 @@ import queue
 
 import pytest
 
-from support import ways
-from support.faults import AFTER_CONNECT, AFTER_CONNECT_H2, REFUSED, post, post_grpc
+from support import faults, ways
+from support.faults import AFTER_CONNECT, AFTER_CONNECT_H2, CLOSED, NOT_HTTP, REFUSED, post, post_grpc
 from support.process import PATIENCE
 from support.wire import answering, connect
 
 
 def is_reported(way, answer, fault, peer):
     """The whole of an answer that devroute gives itself, and the counters."""
+    is_answered_for(way, answer, fault, peer)
+    is_counted(way, fault.cause)
+
+
+def is_answered_for(way, answer, fault, peer):
     head, body = answer
     problem = json.loads(body)
     assert head.status == problem["status"] == fault.status
@@ -33,7 +38,6 @@ def is_reported(way, answer, fault, peer):
         assert (problem["service"], problem["target"]) == (ways.SERVICE, peer)
         assert f'next-hop="{peer}"' in proxy_status
         assert head.get("x-devroute-routed") == f"{ways.SERVICE}=none; reason={fault.cause}"
-    is_counted(way, fault.cause)
 
 
 def is_counted(way, cause):
@@ -43,12 +47,56 @@ def is_counted(way, cause):
     for number, proxy in enumerate(way.proxies):
         if way.kind == ways.BASELINE:
             assert proxy.decisions() == {"none": 1}
-            assert proxy.metric(f'devroute_upstream_failures_total{{cause="{cause}"}}') == 1
+            assert proxy.failures() == {f"upstream {cause}": 1}
         else:
             # A sidecar knows only that its router said so.
             seen = "router" if len(way.proxies) > 1 and number == 0 else cause
             assert proxy.decisions() == {"failed": 1}
-            assert proxy.metric(f'devroute_reroute_failures_total{{cause="{seen}"}}') == 1
+            assert proxy.failures() == {f"reroute {seen}": 1}
+
+
+def is_reported_to_grpc(way, answer, fault, peer):
+    """The same to a gRPC client, all of it in one header block, with the status of HTTP that it has to
+    have.
+    """
+    head, body, trailers = answer
+    assert (head[b":status"], body, trailers) == (b"200", b"", None)
+    assert head[b"content-type"] == b"application/grpc"
+    assert head[b"grpc-status"] == b"14"
+    assert head[b"proxy-status"].startswith(f"devroute; error={fault.proxy_status}; ".encode())
+    if way.kind == ways.BASELINE:
+        assert b"x-devroute-routed" not in head
+    else:
+        assert peer.encode() in head[b"grpc-message"]
+        mark = f"{ways.SERVICE}=none; reason={fault.cause}"
+        assert head[b"x-devroute-routed"] == mark.encode()
+    is_counted(way, fault.cause)
+
+
+def is_refused(way, cause):
+    """A refusal is counted by the one that judges; a sidecar knows only that its router said so."""
+    if way.kind == ways.EMBEDDED:
+        return
+    judge = way.proxies[-1]
+    if cause == "malformed":
+        # What cannot be read is not passed on to be judged.
+        judge, others = way.proxies[0], way.proxies[1:]
+        assert not any(proxy.decisions() for proxy in others)
+    elif judge is not way.proxies[0]:
+        assert way.proxies[0].decisions() == {"failed": 1}
+        assert way.proxies[0].failures() == {"reroute router": 1}
+    assert judge.decisions() == {"refused": 1}
+    assert judge.failures() == {f"reroute {cause}": 1}
+
+
+def is_unharmed(way, *, requests):
+    """All that the proxies saw was as it should be."""
+    if way.kind == ways.EMBEDDED:
+        return
+    for proxy in way.proxies:
+        decision = "none" if way.kind == ways.BASELINE else "rerouted"
+        assert proxy.decisions() == {decision: requests}
+        assert not proxy.failures()
 
 
 # Before the connection.
@@ -69,6 +117,7 @@ def test_rule_12_a_malformed_contract(rerouted_way, serve):
     assert (head.status, json.loads(body)["cause"]) == (400, "malformed")
     assert head.get("proxy-status").startswith("devroute; error=http_request_error; ")
     assert not peer.connections
+    is_refused(way, "malformed")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +130,8 @@ def test_rule_12_a_target_that_is_not_allowed(rerouted_way, serve, target):
     problem = json.loads(body)
     assert (head.status, problem["service"], problem["target"]) == (403, ways.SERVICE, target)
     assert head.get("proxy-status").startswith("devroute; error=destination_ip_prohibited; ")
-    assert head.get("x-devroute-routed").startswith(f"{ways.SERVICE}=none; reason=")
+    assert head.get("x-devroute-routed") == f"{ways.SERVICE}=none; reason={problem['cause']}"
+    is_refused(way, problem["cause"])
 
 
 # After it.
@@ -101,6 +151,27 @@ def test_rule_12_no_answer_comes_of_it_over_http_2(way, serve, handler, fault):
     way = way(peer.port, scheme="h2c")
     is_reported(way, post(way), fault, f"h2c://127.0.0.1:{peer.port}")
     assert len(peer.connections) == 1, "a request that may have been seen is not sent again"
+
+
+@pytest.mark.parametrize(
+    ("handler", "fault"),
+    [
+        (None, REFUSED),
+        (faults.close_before_the_head, CLOSED),
+        (faults.h2_reset_of_the_stream, CLOSED),
+        (faults.h2_no_preface, NOT_HTTP),
+        (faults.h2_flood_of_1xx, NOT_HTTP),
+    ],
+    ids=lambda it: getattr(it, "__name__", None),
+)
+def test_rule_12_no_answer_comes_of_a_grpc_call(way, serve, handler, fault):
+    """Behind `http`, where a gRPC request is recognised."""
+    peer = serve(handler or answering("peer"))
+    if not handler:
+        peer.stop()
+    way = way(peer.port)
+    is_reported_to_grpc(way, post_grpc(way), fault, f"127.0.0.1:{peer.port}")
+    assert len(peer.connections) == (1 if handler else 0)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +199,7 @@ def test_an_answer_that_is_cut_stays_cut(way, serve, length, end):
         begun.put(True)
         client.ends()
         assert client.buffer == b"", "no last chunk, nothing made up"
+    is_unharmed(way, requests=1)
 
 
 def test_more_than_the_content_length_is_nobodys(way, serve):
@@ -147,6 +219,7 @@ def test_more_than_the_content_length_is_nobodys(way, serve):
             client.send(f"GET /{number} HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
             assert client.answer()[1] == f"answer to /{number}".encode()
     assert len(peer.connections) == 3
+    is_unharmed(way, requests=3)
 
 
 # Pooled connections.
@@ -166,6 +239,7 @@ def test_a_pooled_connection_that_closes_as_it_is_used_again_is_invisible(way, s
         for target in ["/1", "/2", "/3"]:
             client.send(f"GET {target} HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
             assert client.answer()[1] == target.encode()
+    is_unharmed(way, requests=3)
 
 
 @pytest.mark.parametrize("body", ["1 EUR", ""], ids=["body", "no body"])
@@ -182,14 +256,15 @@ def test_a_request_that_may_not_be_repeated_is_not(way, serve, body):
     peer = serve(handler)
     way = way(peer.port)
     with connect(way.port) as client:
-        statuses = []
+        answers = []
         for _ in range(2):
             client.send(
                 f"POST /pay HTTP/1.1\r\nhost: foo\r\ncontent-length: {len(body)}\r\n"
                 f"{way.lines}\r\n{body}"
             )
-            statuses.append(client.answer()[0].status)
-    assert statuses == [200, 502]
+            answers.append(client.answer())
+    assert [head.status for head, _ in answers] == [200, 502]
+    is_answered_for(way, answers[1], CLOSED, f"127.0.0.1:{peer.port}")
     assert paid == [body.encode()] * 2
     assert len(peer.connections) == 1
 
@@ -210,3 +285,4 @@ def test_idle_connections_that_the_peer_closes_are_not_used(way, serve):
             client.send(f"POST / HTTP/1.1\r\nhost: foo\r\ncontent-length: 1\r\n{way.lines}\r\n{number}")
             assert client.answer()[1] == str(number).encode()
             closed.get(timeout=PATIENCE)
+    is_unharmed(way, requests=10)

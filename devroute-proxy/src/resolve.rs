@@ -2,8 +2,9 @@
 //!
 //! A name is looked up before anything is served, and again every ten seconds: it may move, and no
 //! resolver of the system says for how long an answer is good. As long as an address is among the
-//! answers it is kept, so that the connections to it are used again. What cannot be looked up stays
-//! where it was.
+//! answers it is kept, so that the connections to it are used again. What cannot be looked up any more
+//! stays where it was. What never could is looked up every second, and its requests get 502 until then:
+//! in a cluster the name of a service may come after its sidecar, and reroutes do not need it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use crate::config::Location;
 use crate::shutdown::Signal;
 
 const PERIOD: Duration = Duration::from_secs(10);
+/// While there is no address at all.
+const FIRST_PERIOD: Duration = Duration::from_secs(1);
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -28,20 +31,16 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Finds it.
-    ///
-    /// # Errors
-    ///
-    /// When a name has no address.
-    pub(crate) async fn of(at: &Location) -> io::Result<Self> {
-        Ok(match at {
+    /// Looks for it.
+    pub(crate) async fn of(at: &Location) -> Self {
+        match at {
             Location::Address(addr) => Self::Fixed(*addr),
-            Location::Name(name, port) => Self::Named(Resolved::new(name, *port).await?),
-        })
+            Location::Name(name, port) => Self::Named(Resolved::new(name, *port).await),
+        }
     }
 }
 
-/// A name and the address it has.
+/// A name and the address it has, if any.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     name: String,
@@ -50,26 +49,32 @@ pub(crate) struct Resolved {
 }
 
 impl Resolved {
-    async fn new(name: &str, port: u16) -> io::Result<Self> {
-        let found = lookup(name, port).await?;
-        Ok(Self {
+    async fn new(name: &str, port: u16) -> Self {
+        let this = Self {
             name: name.to_owned(),
             port,
-            addr: UpstreamAddr::new(first_that_accepts(&found).await?),
-        })
+            addr: UpstreamAddr::unknown(),
+        };
+        // Who watches says so, if it goes on.
+        let _ = this.refresh().await;
+        this
     }
 
     /// Looks it up again and again, until `signal`.
     pub(crate) async fn watch(self, mut signal: Signal) {
         let mut failed = false;
         loop {
+            let period = match self.addr.get() {
+                Some(_) => PERIOD,
+                None => FIRST_PERIOD,
+            };
             tokio::select! {
                 () = signal.wait() => return,
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(period) => {}
             }
             match self.refresh().await {
                 Ok(()) => failed = false,
-                // Once, not every ten seconds.
+                // Once, not again and again.
                 Err(error) if !failed => {
                     failed = true;
                     tracing::warn!(name = self.name, %error, "the upstream cannot be looked up");
@@ -81,10 +86,13 @@ impl Resolved {
 
     async fn refresh(&self) -> io::Result<()> {
         let found = lookup(&self.name, self.port).await?;
-        if !found.contains(&self.addr.get()) {
+        let known = self.addr.get();
+        if known.is_none_or(|known| !found.contains(&known)) {
             let addr = first_that_accepts(&found).await?;
             self.addr.set(addr);
-            tracing::info!(name = self.name, %addr, "the upstream has moved");
+            if known.is_some() {
+                tracing::info!(name = self.name, %addr, "the upstream has moved");
+            }
         }
         Ok(())
     }
@@ -141,13 +149,39 @@ mod tests {
     async fn an_address_is_left_as_it_is_while_the_name_still_has_it() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let resolved = Resolved::new("localhost", addr.port()).await.unwrap();
-        assert_eq!(resolved.addr.get(), addr, "the one that accepts");
+        let resolved = Resolved::new("localhost", addr.port()).await;
+        assert_eq!(resolved.addr.get(), Some(addr), "the one that accepts");
         resolved.refresh().await.unwrap();
-        assert_eq!(resolved.addr.get(), addr);
+        assert_eq!(resolved.addr.get(), Some(addr));
         // It is not one of the name's any more.
         resolved.addr.set("192.0.2.1:1".parse().unwrap());
         resolved.refresh().await.unwrap();
-        assert_eq!(resolved.addr.get(), addr);
+        assert_eq!(resolved.addr.get(), Some(addr));
+        // A name that is gone leaves it there.
+        let gone = Resolved {
+            name: "nobody.invalid".to_owned(),
+            ..resolved
+        };
+        gone.refresh().await.unwrap_err();
+        assert_eq!(gone.addr.get(), Some(addr));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_address_is_looked_up_until_it_has() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let resolved = Resolved::new("nobody.invalid", addr.port()).await;
+        assert_eq!(resolved.addr.get(), None);
+        let found = Resolved {
+            name: "localhost".to_owned(),
+            ..resolved
+        };
+        let (trigger, signal) = crate::shutdown::channel();
+        let watching = tokio::spawn(found.clone().watch(signal));
+        while found.addr.get().is_none() {
+            tokio::time::sleep(FIRST_PERIOD).await;
+        }
+        trigger.shut_down();
+        watching.await.unwrap();
     }
 }

@@ -27,18 +27,17 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Opens its listeners, and finds the upstream.
+    /// Opens its listeners, and looks for the upstream.
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on, or the upstream's name has none.
+    /// When an address cannot be listened on.
     pub async fn bind(config: SidecarConfig) -> Result<Self, ServeError> {
         let process = Process::bind("sidecar", &config.process).await?;
         let upstream = Place::of(&config.upstream.at).await;
-        let unknown = |error| ServeError::new(format!("cannot look up {}", config.upstream), error);
         Ok(Self {
-            upstream: upstream.map_err(unknown)?,
             config,
+            upstream,
             process,
         })
     }

@@ -134,9 +134,7 @@ fn upstream(config: &SidecarConfig, place: &Place, transport: &HttpTransport) ->
     };
     let upstream = match place {
         Place::Fixed(addr) => Upstream::new(transport, *addr),
-        Place::Named(named) => {
-            Upstream::new(transport, named.addr.get()).follow(named.addr.clone())
-        }
+        Place::Named(named) => Upstream::follow(transport, named.addr.clone()),
     };
     let upstream = match config.response_timeout {
         Some(timeout) => upstream.response_timeout(timeout),

@@ -203,6 +203,10 @@ impl Failure {
                     "This is not about a contract: see what the service does, or give it more time \
                      (--response-timeout TIME)."
                 }
+                ErrorKind::DnsFailed | ErrorKind::DnsTimeout => {
+                    "This is not about a contract: the name in --upstream has no address yet, and is \
+                     looked up again and again; see whether it is spelled right."
+                }
                 _ => "This is not about a contract: see whether the service is up.",
             }
             .into(),

@@ -142,9 +142,8 @@ class Devroute(Process):
                 return int(float(value))
         return 0
 
-    def decisions(self):
-        """How many requests were decided which way, without the zeros."""
-        prefix = 'devroute_requests_total{decision="'
+    def _counts(self, prefix):
+        """The samples of one label that are not zero, by its value."""
         counts = {}
         for line in self.ask_admin("/metrics").splitlines():
             if line.startswith(prefix):
@@ -152,6 +151,18 @@ class Devroute(Process):
                 if int(value):
                     counts[name] = int(value)
         return counts
+
+    def decisions(self):
+        """How many requests were decided which way, without the zeros."""
+        return self._counts('devroute_requests_total{decision="')
+
+    def failures(self):
+        """How often what failed, of reroutes and of the upstream."""
+        return {
+            f"{family} {cause}": count
+            for family in ("reroute", "upstream")
+            for cause, count in self._counts(f'devroute_{family}_failures_total{{cause="').items()
+        }
 
     def open_connections(self):
         return self.metric('devroute_open_connections{listener="proxy"}')

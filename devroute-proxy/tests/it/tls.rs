@@ -257,14 +257,25 @@ async fn the_service_itself_can_speak_tls_and_is_not_believed_by_the_switch_for_
         (&*seen.line, seen.version),
         ("GET https://foo.example/a", http::Version::HTTP_2)
     );
+}
 
-    let line = "sidecar --listen 127.0.0.1:0 --admin off --service foo \
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_name_has_no_address_is_502_and_reroutes_do_without() {
+    let laptop = Server::says("laptop").await;
+    let line = "sidecar --listen 127.0.0.1:0 --admin off --allow loopback --service foo \
                 --upstream https://nobody.invalid";
-    let output = tokio::task::spawn_blocking(|| Devroute::new(line).run()).await;
-    let output = output.unwrap();
-    assert_eq!(output.status, Some(1), "{output:?}");
-    let expected = "cannot look up https://nobody.invalid:443";
-    assert!(output.err.contains(expected), "{output:?}");
+    let sidecar = serve(line.to_owned()).await;
+    let answer = Client::get(sidecar.address, "/").send().await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert!(
+        answer
+            .header("proxy-status")
+            .starts_with("devroute; error=dns_error; ")
+    );
+    assert_eq!(answer.json()["cause"], "dns_failed");
+    let contract = format!(r#"{{"foo":"{}"}}"#, laptop.address);
+    let request = Client::get(sidecar.address, "/").contract(&contract);
+    assert_eq!(request.send().await.text, "laptop");
 }
 
 /// What curl says, and its exit status; `None` where there is no curl.

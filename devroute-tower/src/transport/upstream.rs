@@ -63,30 +63,37 @@ pub struct Upstream {
 /// ```
 /// use devroute_tower::transport::UpstreamAddr;
 ///
-/// let addr = UpstreamAddr::new("10.0.0.1:443".parse()?);
+/// let addr = UpstreamAddr::unknown();
+/// assert_eq!(addr.get(), None);
 /// addr.clone().set("10.0.0.2:443".parse()?);
-/// assert_eq!(addr.get().to_string(), "10.0.0.2:443");
+/// assert_eq!(addr.get(), Some("10.0.0.2:443".parse()?));
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct UpstreamAddr(Arc<RwLock<SocketAddr>>);
+pub struct UpstreamAddr(Arc<RwLock<Option<SocketAddr>>>);
 
 impl UpstreamAddr {
     /// An address to begin with.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
-        Self(Arc::new(RwLock::new(addr)))
+        Self(Arc::new(RwLock::new(Some(addr))))
+    }
+
+    /// None yet: until it is [set](Self::set), requests are answered with 502 and `dns_error`.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self(Arc::default())
     }
 
     /// Where it is now.
     #[must_use]
-    pub fn get(&self) -> SocketAddr {
+    pub fn get(&self) -> Option<SocketAddr> {
         *self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It has moved. Requests that are on their way stay on theirs.
     pub fn set(&self, addr: SocketAddr) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addr;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(addr);
     }
 }
 
@@ -112,9 +119,19 @@ impl Upstream {
     /// Forwards to `addr`.
     #[must_use]
     pub fn new(transport: HttpTransport, addr: SocketAddr) -> Self {
+        Self::at(transport, At::Fixed(addr))
+    }
+
+    /// Forwards to wherever `addr` says by then.
+    #[must_use]
+    pub fn follow(transport: HttpTransport, addr: UpstreamAddr) -> Self {
+        Self::at(transport, At::Moving(addr))
+    }
+
+    fn at(transport: HttpTransport, at: At) -> Self {
         Self {
             transport,
-            at: At::Fixed(addr),
+            at,
             #[cfg(feature = "tls")]
             name: None,
             h2c: false,
@@ -151,26 +168,19 @@ impl Upstream {
         self
     }
 
-    /// Forwards to wherever `addr` says by then, in place of the address it was made with.
-    #[must_use]
-    pub fn follow(mut self, addr: UpstreamAddr) -> Self {
-        self.at = At::Moving(addr);
-        self
-    }
-
-    fn addr(&self) -> SocketAddr {
+    fn addr(&self) -> Option<SocketAddr> {
         match &self.at {
-            At::Fixed(addr) => *addr,
+            At::Fixed(addr) => Some(*addr),
             At::Moving(addr) => addr.get(),
         }
     }
 
-    fn peer(&self) -> Peer {
+    fn peer(&self, addr: SocketAddr) -> Peer {
         #[cfg(feature = "tls")]
         if let Some(name) = &self.name {
-            return Peer::tls(self.addr(), name.clone());
+            return Peer::tls(addr, name.clone());
         }
-        Peer::plain(self.addr())
+        Peer::plain(addr)
     }
 }
 
@@ -202,6 +212,10 @@ where
             *response.headers_mut() = headers;
             return Box::pin(ready(Ok(response)));
         }
+        let Some(addr) = self.addr() else {
+            let error = Error::without_addr(ErrorKind::DnsFailed);
+            return Box::pin(ready(Ok(failed(&error, dialect))));
+        };
         let protocol = if self.h2c {
             Protocol::Http2
         } else {
@@ -211,7 +225,7 @@ where
             Protocol::Http2 => None,
             _ => PendingUpgrade::take(&mut parts),
         };
-        let (transport, peer) = (self.transport.clone(), self.peer());
+        let (transport, peer) = (self.transport.clone(), self.peer(addr));
         let protocol = match protocol {
             // HTTP/2 has no upgrades.
             Protocol::Http1 if peer.scheme() == Scheme::HTTPS && upgrade.is_none() => {
@@ -224,7 +238,7 @@ where
             _ => forward::authority(&parts),
         };
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-        let (addr, whom) = (self.addr(), peer.clone());
+        let whom = peer.clone();
         let timeout = self.response_timeout;
         Box::pin(async move {
             let sent = match timeout {
@@ -243,20 +257,22 @@ where
             Ok(
                 match sent.and_then(|response| switched(response, upgrade, &whom)) {
                     Ok(response) => response,
-                    Err(error) => {
-                        tracing::debug!(%addr, %error, "the upstream did not answer");
-                        let failure = Failure::of_upstream(&error);
-                        let mut response =
-                            failure.into_response::<ResponseBody>(dialect, true, None);
-                        response
-                            .extensions_mut()
-                            .insert(UpstreamFailure(error.kind()));
-                        response.map(ResponseBody::new)
-                    }
+                    Err(error) => failed(&error, dialect),
                 },
             )
         })
     }
+}
+
+/// The answer in place of the upstream's.
+fn failed(error: &Error, dialect: Dialect) -> Response<ResponseBody> {
+    tracing::debug!(%error, "the upstream did not answer");
+    let failure = Failure::of_upstream(error);
+    let mut response = failure.into_response::<ResponseBody>(dialect, true, None);
+    response
+        .extensions_mut()
+        .insert(UpstreamFailure(error.kind()));
+    response.map(ResponseBody::new)
 }
 
 /// Finishes the head, and joins both sides where the upstream has switched protocols.

@@ -72,8 +72,8 @@ async fn an_upstream_can_move() {
     let (second, _) = server("second").await;
     let addr = UpstreamAddr::new(first);
     let transport = HttpTransport::new().tls(authority.trusted());
-    let upstream = Upstream::new(transport, first).tls("foo.test".parse().unwrap());
-    let sidecar = serve_hyper(layer().layer(upstream.follow(addr.clone()))).await;
+    let upstream = Upstream::follow(transport, addr.clone()).tls("foo.test".parse().unwrap());
+    let sidecar = serve_hyper(layer().layer(upstream)).await;
     assert_eq!(get(sidecar, "").await.body, "first GET /path?q=1 ");
     addr.set(second);
     assert_eq!(get(sidecar, "").await.body, "second GET /path?q=1 ");
