@@ -13,6 +13,7 @@ mod egress;
 mod forwarder;
 mod hyper_util_client;
 mod inbound;
+mod opentelemetry;
 mod outbound;
 mod outbound_reroute;
 mod outbound_support;

@@ -35,6 +35,16 @@ fn hyper_service() {
 }
 
 #[test]
+fn opentelemetry_service() {
+    tell("opentelemetry-service");
+}
+
+#[test]
+fn reqwest_0_12_client() {
+    tell("reqwest-0-12-client");
+}
+
+#[test]
 fn reqwest_client() {
     tell("reqwest-client");
 }
