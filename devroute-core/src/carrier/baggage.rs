@@ -22,7 +22,7 @@ use std::borrow::Cow;
 
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use percent_encoding::{percent_decode, percent_encode_byte};
 
 use super::{Unwritten, Written};
 use crate::contract::Contract;
@@ -47,12 +47,8 @@ const MAX_MEMBER_BYTES: usize = 3 * 1024;
 const MAX_FIELD_BYTES: usize = 8 * 1024;
 const MAX_FIELD_MEMBERS: usize = 64;
 
-/// Everything but RFC 3986's unreserved characters.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+/// What stands before the value of our member.
+const KEY: &str = "devroute=";
 
 /// Reads the contract from the member alone.
 ///
@@ -83,7 +79,36 @@ pub(super) fn read_into<S: Sink>(
 /// The contract as a member's value.
 #[must_use]
 pub fn encode(contract: &Contract) -> String {
-    utf8_percent_encode(&text::compact(contract.as_str()), ENCODED).to_string()
+    encode_behind("", contract)
+}
+
+/// The contract as a member's value, behind `prefix`, in one allocation of just the size.
+///
+/// This runs for every request that carries a contract on; a write takes half the instructions that it takes with
+/// `percent_encoding`, which goes through JSON in pieces of one or two bytes.
+fn encode_behind(prefix: &str, contract: &Contract) -> String {
+    let text = text::compact(contract.as_str());
+    let unreserved = text
+        .bytes()
+        .filter(|byte| text::is_unreserved(*byte))
+        .count();
+    let mut out = String::with_capacity(prefix.len() + 3 * text.len() - 2 * unreserved);
+    out.push_str(prefix);
+    let mut rest = &*text;
+    while !rest.is_empty() {
+        let run = rest
+            .bytes()
+            .take_while(|byte| text::is_unreserved(*byte))
+            .count();
+        let (run, behind) = rest.split_at_checked(run).unwrap_or((rest, ""));
+        out.push_str(run);
+        let mut reserved = behind.bytes();
+        if let Some(byte) = reserved.next() {
+            out.push_str(percent_encode_byte(byte));
+        }
+        rest = behind.get(1..).unwrap_or("");
+    }
+    out
 }
 
 /// Reads the contract from a member's value, properties taken off.
@@ -128,11 +153,11 @@ fn is_object(text: &[u8]) -> bool {
 /// All `baggage` lines become one, other members keep their bytes. When the member cannot be written within the
 /// limits, one that differs from the contract is removed and one that equals it stays.
 pub fn write(headers: &mut HeaderMap, contract: &Contract) -> Written {
-    let value = encode(contract);
-    if is_written(headers, &value) {
+    let ours = encode_behind(KEY, contract);
+    if is_written(headers, &ours) {
         return Written::Both;
     }
-    match joined(headers, &value) {
+    match joined(headers, ours) {
         Ok(line) => {
             headers.insert(BAGGAGE, line);
             Written::Both
@@ -150,27 +175,25 @@ pub fn write(headers: &mut HeaderMap, contract: &Contract) -> Written {
 }
 
 /// Whether there is one line, within the limits, with our member once and as we write it.
-fn is_written(headers: &HeaderMap, value: &str) -> bool {
+fn is_written(headers: &HeaderMap, written: &str) -> bool {
     let mut lines = headers.get_all(BAGGAGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return false;
     };
     let line = line.as_bytes();
     let mut ours = members(line).filter(|member| is_ours(member));
-    let is_right = ours.next().is_some_and(|member| {
-        let written = member
-            .strip_prefix(MEMBER.as_bytes())
-            .and_then(|m| m.strip_prefix(b"="));
-        written == Some(value.as_bytes())
-    });
-    is_right && ours.next().is_none() && check_limits(line.len(), members(line).count()).is_ok()
+    ours.next() == Some(written.as_bytes())
+        && ours.next().is_none()
+        && check_limits(line.len(), members(line).count()).is_ok()
 }
 
 /// All lines as one, with our member where the first one stood, or at the end.
-fn joined(headers: &HeaderMap, value: &str) -> Result<HeaderValue, Unwritten> {
-    let ours = format!("{MEMBER}={value}");
+fn joined(headers: &HeaderMap, ours: String) -> Result<HeaderValue, Unwritten> {
     if ours.len() > MAX_MEMBER_BYTES {
         return Err(Unwritten::MemberTooLong);
+    }
+    if !headers.contains_key(BAGGAGE) {
+        return HeaderValue::try_from(ours).or(Err(Unwritten::FieldTooLong));
     }
     let mut ours = Some(ours.as_bytes());
     let mut line = Line::default();

@@ -178,7 +178,8 @@ impl Contract {
     }
 
     fn spell_anew(bytes: &[u8]) -> Result<Self, ContractError> {
-        let spelled = text::compact(&String::from_utf8_lossy(bytes));
+        let text = String::from_utf8_lossy(bytes);
+        let spelled = text::compact(&text).into_owned();
         parse::parse(spelled.as_bytes(), &mut ())?;
         match HeaderValue::try_from(spelled) {
             Ok(value) => Ok(Self { value }),
