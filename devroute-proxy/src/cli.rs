@@ -19,7 +19,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{LimitArgs, TimerArgs};
+use crate::config::{LimitArgs, OutboundArgs, TimerArgs};
 
 /// Answers one request's call to a service from another address, because the request says so.
 #[derive(Debug, Parser)]
@@ -179,6 +179,8 @@ pub struct SidecarArgs {
         help_heading = "TLS"
     )]
     pub upstream_name: Option<String>,
+    #[command(flatten)]
+    pub outbound: OutboundArgs,
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]

@@ -44,6 +44,7 @@ mod front;
 mod machine;
 pub mod metrics;
 mod observe;
+mod outbound;
 pub mod print;
 mod process;
 pub mod records;

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use devroute_tower::transport::UpstreamFailure;
+use devroute_tower::transport::{Tunnel, UpstreamFailure};
 use devroute_tower::{Outcome, OutcomeKind};
 use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::metrics::{Decision, Metrics, WorkerMetrics};
-use crate::records::{Record, Records};
+use crate::metrics::{Decision, Metrics, OutboundMetrics, WorkerMetrics};
+use crate::records::{Direction, Record, Records};
 
 /// Where observations go.
 #[derive(Debug)]
@@ -27,6 +27,9 @@ pub(crate) struct Observer {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) worker: Arc<WorkerMetrics>,
     pub(crate) records: Arc<Records>,
+    pub(crate) direction: Direction,
+    /// Counts tunnels, which only an outbound listener has.
+    pub(crate) outbound: Option<OutboundMetrics>,
 }
 
 /// Puts an [`Observer`] around a service.
@@ -113,10 +116,19 @@ impl Observer {
         let decision = outcome.map_or(Decision::None, |outcome| outcome.kind().into());
         self.worker.request(decision, took);
 
+        if let Some(outbound) = &self.outbound {
+            if extensions.get::<Tunnel>().is_some() {
+                outbound.tunnel();
+            }
+        }
         if let Some(failure) = extensions.get::<UpstreamFailure>() {
             let cause = failure.kind().as_str();
             self.metrics.upstream_failure(cause);
-            tracing::warn!(cause, "the baseline could not be reached");
+            match self.direction {
+                Direction::Inbound => tracing::warn!(cause, "the baseline could not be reached"),
+                // Nearly always the application's own affair, and it has been told.
+                Direction::Outbound => tracing::debug!(cause, "a host could not be reached"),
+            }
         }
         if let Some(outcome) = outcome {
             if let Some(cause) = outcome.cause() {
@@ -147,6 +159,7 @@ impl Observer {
             return;
         }
         let mut record = Record::now(decision.as_str());
+        record.direction = self.direction;
         record.id = outcome.contract().and_then(|contract| contract.id());
         record.service = outcome.service().map(ToString::to_string);
         record.target = outcome.target().map(ToString::to_string);
@@ -169,11 +182,15 @@ fn log(record: &Record) {
     );
     let trace_id = text(&record.trace_id);
     let (status, ms, outcome) = (record.status, record.ms, record.outcome);
+    let direction = record.direction.as_str();
     let cause = record.cause.as_deref();
     if outcome == Decision::Rerouted.as_str() {
-        tracing::info!(service, target, status, ms, id, trace_id, "rerouted");
+        tracing::info!(
+            direction, service, target, status, ms, id, trace_id, "rerouted"
+        );
     } else {
         tracing::warn!(
+            direction,
             service,
             target,
             status,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
@@ -34,8 +35,11 @@ pub(crate) struct Process {
     config: ProcessConfig,
     listener: TcpListener,
     admin: Option<TcpListener>,
+    outbound: Option<TcpListener>,
     pub(crate) address: SocketAddr,
     pub(crate) admin_address: Option<SocketAddr>,
+    /// Where the application's own requests come in.
+    pub(crate) outbound_address: Option<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) records: Arc<Records>,
     /// The connections of clients that it takes at a time.
@@ -43,7 +47,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Opens the listeners of `config`.
+    /// Opens the listeners of `config`, and one at `outbound`.
     ///
     /// # Errors
     ///
@@ -51,6 +55,7 @@ impl Process {
     pub(crate) async fn bind(
         mode: &'static str,
         config: &ProcessConfig,
+        outbound: Option<SocketAddr>,
     ) -> Result<Self, ServeError> {
         let failed = |source| match config.listen {
             Bind::Address(address) => {
@@ -64,32 +69,37 @@ impl Process {
         let listener = listener(0, config.listen, config.reuse_port);
         let listener = listener.await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let (mut admin, mut admin_address) = (None, None);
-        if let Some(wanted) = config.admin {
-            let failed = |source| ServeError::admin(wanted, source);
-            let listener = self::listener(1, Bind::Address(wanted), config.reuse_port);
-            let listener = listener.await.map_err(failed)?;
-            admin_address = Some(listener.local_addr().map_err(failed)?);
-            admin = Some(listener);
-        }
+        let (admin, admin_address) =
+            another(1, config.admin, config.reuse_port, ServeError::admin).await?;
+        let (outbound, outbound_address) =
+            another(2, outbound, config.reuse_port, ServeError::outbound).await?;
         Ok(Self {
             metrics: Metrics::new(mode, config.workers.get()),
             records: Arc::default(),
-            max_connections: possible(config.limits.connections),
+            max_connections: possible(
+                config.limits.connections,
+                if outbound.is_some() { 2 } else { 1 },
+            ),
             config: config.clone(),
             listener,
             admin,
+            outbound,
             address,
             admin_address,
+            outbound_address,
         })
     }
 
     /// What the stacks of all workers share, with `policy` knowing this process's own listeners.
     pub(crate) fn shared(&self, mut policy: TargetPolicy) -> Shared {
-        let own_listeners: Vec<SocketAddr> = [Some(self.address), self.admin_address]
-            .into_iter()
-            .flatten()
-            .collect();
+        let own_listeners: Vec<SocketAddr> = [
+            Some(self.address),
+            self.admin_address,
+            self.outbound_address,
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         for &address in &own_listeners {
             policy = policy.own_listener(address);
         }
@@ -128,18 +138,52 @@ impl Process {
         }
     }
 
-    /// Serves until `signal`, drains, and says what was left.
+    /// Takes the listener for the application's own requests, and how it is to be served.
+    ///
+    /// It begins to drain when everything else has: until then the application needs it.
+    pub(crate) fn take_outbound(&mut self) -> Option<(TcpListener, Options)> {
+        let mut options = self.options();
+        options.tls = None;
+        options.drain.delay = Duration::ZERO;
+        Some((self.outbound.take()?, options))
+    }
+
+    fn options(&self) -> Options {
+        let ProcessConfig {
+            timers,
+            limits,
+            drain,
+            workers,
+            tls,
+            ..
+        } = &self.config;
+        Options {
+            workers: *workers,
+            timers: *timers,
+            limits: Limits {
+                connections: Some(self.max_connections),
+                ..*limits
+            },
+            drain: *drain,
+            tls: tls.as_ref().map(|tls| tls.certificates.clone()),
+        }
+    }
+
+    /// Serves until `signal`, drains, and says what was left. What `beside` serves is told to drain
+    /// after that.
     ///
     /// # Errors
     ///
     /// When a worker cannot be started.
-    pub(crate) async fn serve<M, C, S, B>(
-        self,
+    pub(crate) async fn serve<M, C, S, B, F>(
+        mut self,
         title: String,
         signal: Signal,
         make: M,
+        beside: impl FnOnce(Signal) -> F,
     ) -> Result<Drained, ServeError>
     where
+        F: Future<Output = io::Result<Drained>>,
         M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
         C: Fn(ClientInfo) -> S + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -149,8 +193,8 @@ impl Process {
         B::Error: Into<BoxError>,
     {
         let (stop_admin, admin_stopped) = shutdown::channel();
-        let admin = self.admin.map(|listener| {
-            let (metrics, records) = (Arc::clone(&self.metrics), self.records);
+        let admin = self.admin.take().map(|listener| {
+            let (metrics, records) = (Arc::clone(&self.metrics), Arc::clone(&self.records));
             let admin = Admin {
                 title,
                 metrics,
@@ -160,31 +204,23 @@ impl Process {
             tokio::spawn(admin.serve(listener, admin_stopped))
         });
 
-        let ProcessConfig {
-            timers,
-            limits,
-            drain,
-            workers,
-            tls,
-            ..
-        } = self.config;
-        if let Some(tls) = &tls {
+        if let Some(tls) = &self.config.tls {
             let certificates = tls.certificates.clone();
             tokio::spawn(certificates.watch(tls.reload, signal.clone()));
         }
-        let options = Options {
-            workers,
-            timers,
-            limits: Limits {
-                connections: Some(self.max_connections),
-                ..limits
-            },
-            drain,
-            tls: tls.map(|tls| tls.certificates),
+        let (stop_beside, beside_stopped) = shutdown::channel();
+        let options = self.options();
+        let served = server::serve(self.listener, options, self.metrics, signal, make);
+        let served = async {
+            let drained = served.await;
+            stop_beside.shut_down();
+            drained
         };
-        let drained = server::serve(self.listener, options, self.metrics, signal, make)
-            .await
+        let (drained, beside) = tokio::try_join!(served, beside(beside_stopped))
             .map_err(|error| ServeError::new("cannot start a worker", error))?;
+        let drained = Drained {
+            abandoned: drained.abandoned + beside.abandoned,
+        };
 
         stop_admin.shut_down();
         if let Some(admin) = admin {
@@ -210,12 +246,32 @@ async fn listener(index: usize, bind: Bind, shared: bool) -> io::Result<TcpListe
     }
 }
 
+/// The listener in this place and its address, where one is wanted.
+async fn another(
+    index: usize,
+    wanted: Option<SocketAddr>,
+    shared: bool,
+    failed: fn(SocketAddr, io::Error) -> ServeError,
+) -> Result<(Option<TcpListener>, Option<SocketAddr>), ServeError> {
+    let Some(wanted) = wanted else {
+        return Ok((None, None));
+    };
+    let failed = |source| failed(wanted, source);
+    let listener = listener(index, Bind::Address(wanted), shared)
+        .await
+        .map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((Some(listener), Some(address)))
+}
+
 /// As many connections as there may be, or what the limit of open files leaves room for.
-fn possible(wanted: Option<usize>) -> usize {
+///
+/// Each of `listeners` may have as many.
+fn possible(wanted: Option<usize>, listeners: usize) -> usize {
     let room = files::allow_all().map_or(usize::MAX, files::room);
     let Some(wanted) = wanted else {
         // A connection may need a second one, to who answers it.
-        return (room / 2).clamp(1, Limits::CONNECTIONS);
+        return (room / (2 * listeners)).clamp(1, Limits::CONNECTIONS);
     };
     if room < wanted {
         tracing::warn!(
@@ -242,6 +298,13 @@ impl ServeError {
             source,
             help: "",
         }
+    }
+
+    fn outbound(wanted: SocketAddr, source: io::Error) -> Self {
+        Self::new(
+            format!("cannot listen on {wanted} (outbound listener)"),
+            source,
+        )
     }
 
     fn admin(wanted: SocketAddr, source: io::Error) -> Self {

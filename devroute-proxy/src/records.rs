@@ -34,6 +34,8 @@ pub struct Record {
     /// When its answer began; RFC 3339 with milliseconds, in UTC.
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
+    /// Where it came in.
+    pub direction: Direction,
     /// The test run that its contract names (`$id`).
     pub id: Option<String>,
     /// The service it was for.
@@ -58,6 +60,7 @@ impl Record {
     pub fn now(outcome: &'static str) -> Self {
         Self {
             time: SystemTime::now(),
+            direction: Direction::Inbound,
             id: None,
             service: None,
             target: None,
@@ -73,6 +76,28 @@ impl Record {
     #[must_use]
     pub fn timestamp(&self) -> String {
         format_time(self.time)
+    }
+}
+
+/// Which listener a request came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Direction {
+    /// The one for traffic to the service.
+    Inbound,
+    /// The one for the service's own requests.
+    Outbound,
+}
+
+impl Direction {
+    /// The label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
     }
 }
 

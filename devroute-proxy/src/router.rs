@@ -35,7 +35,7 @@ impl Router {
     ///
     /// When an address cannot be listened on.
     pub async fn bind(config: RouterConfig) -> Result<Self, ServeError> {
-        let process = Process::bind("router", &config.process).await?;
+        let process = Process::bind("router", &config.process, None).await?;
         Ok(Self { config, process })
     }
 
@@ -77,9 +77,12 @@ impl Router {
         process.announce(&config.reroute);
         let shared = process.shared(config.reroute.policy.clone());
         process
-            .serve("router".to_owned(), signal, move |worker| {
-                stack::router(&config, &shared, worker)
-            })
+            .serve(
+                "router".to_owned(),
+                signal,
+                move |worker| stack::router(&config, &shared, worker),
+                |_nothing| std::future::ready(Ok(Drained::default())),
+            )
             .await
     }
 }

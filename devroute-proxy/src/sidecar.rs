@@ -1,6 +1,8 @@
 //! `devroute sidecar`: stands in front of one service, and reroutes the requests whose contract
 //! names it.
 //!
+//! With `--outbound` it also takes the service's own requests (`outbound.rs`).
+//!
 //! Everything else goes to the service's own instance as it came, and both carriers are written on
 //! what has a contract, so that a service with plain OpenTelemetry passes it on (rule 10). With
 //! `--via` a router does the dialling.
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use devroute_tower::OnFailure;
 
 use crate::config::SidecarConfig;
+use crate::outbound::Outbound;
 use crate::process::{Process, ServeError};
 use crate::records::Records;
 use crate::resolve::Place;
@@ -33,7 +36,12 @@ impl Sidecar {
     ///
     /// When an address cannot be listened on.
     pub async fn bind(config: SidecarConfig) -> Result<Self, ServeError> {
-        let process = Process::bind("sidecar", &config.process).await?;
+        let process = Process::bind(
+            "sidecar",
+            &config.process,
+            config.outbound.as_ref().map(|outbound| outbound.listen),
+        )
+        .await?;
         let upstream = Place::of(&config.upstream.at).await;
         Ok(Self {
             config,
@@ -54,6 +62,12 @@ impl Sidecar {
         self.process.admin_address
     }
 
+    /// Where the service's own requests come in.
+    #[must_use]
+    pub fn outbound_address(&self) -> Option<SocketAddr> {
+        self.process.outbound_address
+    }
+
     /// The record of its reroutes.
     #[must_use]
     pub fn records(&self) -> Arc<Records> {
@@ -69,7 +83,7 @@ impl Sidecar {
         let Self {
             config,
             upstream,
-            process,
+            mut process,
         } = self;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -79,6 +93,7 @@ impl Sidecar {
             via = config.via.map(tracing::field::display),
             fallback = config.on_failure == OnFailure::Fallback,
             admin = process.admin_address.map(tracing::field::display),
+            outbound = process.outbound_address.map(tracing::field::display),
             workers = config.process.workers,
             max_connections = process.max_connections,
             strip = config.reroute.strip,
@@ -91,10 +106,26 @@ impl Sidecar {
         if let Place::Named(named) = &upstream {
             tokio::spawn(named.clone().watch(signal.clone()));
         }
+        let listening = process.take_outbound().zip(config.outbound.clone());
+        let outbound = listening.map(|((listener, options), config)| Outbound {
+            listener,
+            options,
+            config,
+            shared: shared.clone(),
+        });
+        let config = Arc::new(config);
+        let sidecar = Arc::clone(&config);
+        let outbound = async move |stop| match outbound {
+            Some(outbound) => outbound.serve(sidecar, stop).await,
+            None => Ok(Drained::default()),
+        };
         process
-            .serve(title, signal, move |worker| {
-                stack::sidecar(&config, &upstream, &shared, worker)
-            })
+            .serve(
+                title,
+                signal,
+                move |worker| stack::sidecar(&config, &upstream, &shared, worker),
+                outbound,
+            )
             .await
     }
 }

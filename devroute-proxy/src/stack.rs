@@ -3,6 +3,7 @@
 //! ```text
 //! sidecar   Front > Observe > DevRoute(service) > Upstream
 //! router    Front > Observe > DevRoute(router)
+//! outbound  Front > Observe > DevRouteClientReroute > Forwarder
 //! ```
 //!
 //! Everything that decides or forwards is of `devroute-tower`; what the proxy can do, a service that
@@ -18,19 +19,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use devroute_tower::core::TargetPolicy;
-use devroute_tower::transport::{HttpTransport, ResponseBody, Upstream};
-use devroute_tower::{ClientInfo, DevRoute, DevRouteLayer};
+use devroute_tower::core::carrier::Unwritten;
+use devroute_tower::outbound::DevRouteClientReroute;
+use devroute_tower::transport::{Forwarder, HttpTransport, ResponseBody, Upstream};
+use devroute_tower::{ClientInfo, DevRoute, DevRouteClientLayer, DevRouteLayer, Mode};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::carried::Carried;
-use crate::config::{RerouteConfig, RouterConfig, SidecarConfig};
+use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig};
 use crate::front::{Front, FrontLayer};
-use crate::metrics::{Metrics, WorkerMetrics};
+use crate::metrics::{Metrics, OutboundMetrics, WorkerMetrics};
 use crate::observe::{Observe, ObserveLayer, Observer};
-use crate::records::Records;
+use crate::records::{Direction, Records};
 use crate::resolve::Place;
 
 /// What all workers of a process share.
@@ -40,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) records: Arc<Records>,
     /// The policy, which knows the process's own listeners by now.
     pub(crate) policy: TargetPolicy,
-    /// Where the process listens: what turns out to end there is cut.
+    /// Where the process listens, the traffic to the service first: what turns out to end there is cut.
     pub(crate) own_listeners: Vec<SocketAddr>,
 }
 
@@ -52,7 +55,7 @@ pub(crate) fn sidecar(
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Sidecar + use<> {
     let metrics = Arc::clone(&shared.metrics);
-    let transport = transport(&config.reroute, shared);
+    let transport = transport(&config.reroute, &shared.own_listeners);
     let upstream = upstream(config, place, &transport);
     let mut layer = reroute(
         DevRouteLayer::new(config.service.as_str()),
@@ -89,7 +92,7 @@ pub(crate) fn router(
     let metrics = Arc::clone(&shared.metrics);
     let service = reroute(DevRouteLayer::router(), &config.reroute, shared)
         .transport(Carried::transport(
-            transport(&config.reroute, shared),
+            transport(&config.reroute, &shared.own_listeners),
             metrics,
         ))
         .layer(NoBaseline);
@@ -106,6 +109,78 @@ pub(crate) fn router(
 
 type Router = Front<Observe<DevRoute<NoBaseline, Carried<HttpTransport>>>>;
 
+/// The stack of a sidecar's outbound listener, for one worker.
+pub(crate) fn outbound(
+    config: &SidecarConfig,
+    outbound: &OutboundConfig,
+    shared: &Shared,
+    metrics: &OutboundMetrics,
+    worker: Arc<WorkerMetrics>,
+) -> impl Fn(ClientInfo) -> Outbound + use<> {
+    let unwritten = Arc::clone(&shared.metrics);
+    let mode = if outbound.reroute {
+        Mode::On
+    } else {
+        Mode::Carry
+    };
+    let mut layer = DevRouteClientLayer::new()
+        .mode(mode)
+        .internal_hosts(outbound.internal.clone())
+        .on_unwritten(move |_: Unwritten| unwritten.member_not_written())
+        .reroute(transport(&config.reroute, &shared.own_listeners))
+        .policy(shared.policy.clone())
+        .on_failure(config.on_failure)
+        .reveal_addresses(config.reroute.reveal_addresses)
+        .forwarded_fields(config.reroute.forwarded)
+        .for_clients();
+    if let Some(router) = config.via {
+        layer = layer.via(router);
+    }
+    let service = layer.layer(Forwarder::new(shared.forwarder(config, outbound)));
+    let observe = ObserveLayer(Arc::new(Observer {
+        metrics: Arc::clone(&metrics.requests),
+        worker,
+        records: Arc::clone(&shared.records),
+        direction: Direction::Outbound,
+        outbound: Some(metrics.clone()),
+    }));
+    let front = FrontLayer {
+        health: false,
+        strip: false,
+    };
+    move |_client| front.layer(observe.layer(service.clone()))
+}
+
+type Outbound = Front<Observe<DevRouteClientReroute<Forwarder, HttpTransport>>>;
+
+impl Shared {
+    /// How the application's own requests get to their hosts.
+    ///
+    /// A service that asks for itself is answered, so the inbound listener is not among what must
+    /// not be reached.
+    fn forwarder(&self, config: &SidecarConfig, outbound: &OutboundConfig) -> HttpTransport {
+        let transport = transport(
+            &config.reroute,
+            self.own_listeners.get(1..).unwrap_or_default(),
+        );
+        if outbound.is_private() {
+            return transport;
+        }
+        transport.policy(anything_but_never())
+    }
+}
+
+/// What an exposed proxy may reach: everything but the addresses that no policy allows, such as those of
+/// the metadata services of clouds, which tell whoever asks from here what they tell this machine.
+fn anything_but_never() -> TargetPolicy {
+    ["0.0.0.0/0", "::/0", "198.18.0.0/15"]
+        .into_iter()
+        .filter_map(|network| network.parse().ok())
+        .fold(TargetPolicy::default(), TargetPolicy::allow)
+        .allow_loopback(true)
+        .allow_cgnat(true)
+}
+
 fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> DevRouteLayer {
     layer
         .policy(shared.policy.clone())
@@ -113,14 +188,13 @@ fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> Dev
         .forwarded_fields(config.forwarded)
 }
 
-fn transport(config: &RerouteConfig, shared: &Shared) -> HttpTransport {
+fn transport(config: &RerouteConfig, own_listeners: &[SocketAddr]) -> HttpTransport {
     let transport = HttpTransport::new().connect_timeout(config.connect_timeout);
     let transport = match &config.tls {
         Some(tls) => transport.tls(tls.clone()),
         None => transport,
     };
-    shared
-        .own_listeners
+    own_listeners
         .iter()
         .fold(transport, |transport, &own| transport.own_listener(own))
 }
@@ -151,6 +225,8 @@ fn observe(shared: &Shared, worker: Arc<WorkerMetrics>) -> ObserveLayer {
         metrics: Arc::clone(&shared.metrics),
         worker,
         records: Arc::clone(&shared.records),
+        direction: Direction::Inbound,
+        outbound: None,
     }))
 }
 

@@ -14,6 +14,7 @@
 //! router. Not checked: what a higher source has replaced.
 
 mod file;
+mod outbound;
 mod serving;
 mod settings;
 mod tls;
@@ -29,6 +30,7 @@ use devroute_tower::transport::{TlsConfig, TlsName};
 use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::outbound::{OutboundArgs, OutboundConfig};
 pub use self::serving::{LimitArgs, TimerArgs};
 pub use self::settings::Settings;
 use self::settings::Source;
@@ -126,6 +128,8 @@ pub struct SidecarConfig {
     pub response_timeout: Option<Duration>,
     /// Whether the service is told who asked, as targets are.
     pub forwarded_to_baseline: bool,
+    /// The listener for the service's own requests, if there is one.
+    pub outbound: Option<OutboundConfig>,
 }
 
 impl SidecarConfig {
@@ -154,6 +158,7 @@ impl SidecarConfig {
             forwarded_to_baseline: settings
                 .one("forwarded-on", value::forwarded_on_all)?
                 .unwrap_or(false),
+            outbound: OutboundConfig::parse(settings)?,
             process: ProcessConfig::parse(settings, listen)?,
             reroute: RerouteConfig::parse(settings)?,
         })
@@ -177,6 +182,7 @@ impl SidecarConfig {
             on_failure: OnFailure::Fail,
             response_timeout: None,
             forwarded_to_baseline: false,
+            outbound: None,
         }
     }
 }

@@ -54,7 +54,7 @@ impl Collector for Snapshot {
             encoder,
             "accept_errors",
             "Connections that could not be accepted",
-            metrics.accept_errors.load(Ordering::Relaxed),
+            metrics.accept_errors(),
         )?;
         counter(
             encoder,
@@ -66,7 +66,11 @@ impl Collector for Snapshot {
                 .sum(),
         )?;
         connections(encoder, metrics)?;
-        ends(encoder, metrics)
+        ends(encoder, metrics)?;
+        match metrics.outbound.get() {
+            Some(outbound) => outbound.encode(encoder),
+            None => Ok(()),
+        }
     }
 }
 
@@ -109,7 +113,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Resu
     Ok(())
 }
 
-fn causes(
+pub(super) fn causes(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -123,7 +127,12 @@ fn causes(
     Ok(())
 }
 
-fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+pub(super) fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> fmt::Result {
     ConstCounter::new(value).encode(encoder.encode_descriptor(
         name,
         help,
@@ -133,12 +142,15 @@ fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u
 }
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
-    let listeners = [("proxy", Listener::Proxy), ("admin", Listener::Admin)];
+    let mut listeners = vec![("proxy", Listener::Proxy), ("admin", Listener::Admin)];
+    if metrics.outbound.get().is_some() {
+        listeners.push(("outbound", Listener::Outbound));
+    }
 
     let help = "Open connections of clients";
     let mut family =
         encoder.encode_descriptor("open_connections", help, None, MetricType::Gauge)?;
-    for (label, listener) in listeners {
+    for &(label, listener) in &listeners {
         let open = i64::try_from(metrics.open_connections(listener)).unwrap_or(i64::MAX);
         let labels = [("listener", label)];
         ConstGauge::new(open).encode(family.encode_family(&labels)?)?;
@@ -160,7 +172,9 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::R
 /// What clients took too much of.
 fn ends(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
     let sum = |count: &dyn Fn(&ConnectionMetrics) -> u64| {
-        metrics.connections(Listener::Proxy).map(count).sum::<u64>()
+        let inbound = metrics.connections(Listener::Proxy);
+        let outbound = metrics.connections(Listener::Outbound);
+        inbound.chain(outbound).map(count).sum::<u64>()
     };
 
     let help = "Connections closed because a time of the client ran out";

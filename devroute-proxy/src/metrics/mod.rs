@@ -19,13 +19,16 @@
 //! ```
 
 mod encode;
+mod outbound;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use devroute_tower::OutcomeKind;
+
+pub(crate) use self::outbound::OutboundMetrics;
 
 /// What was decided about a request, as a label.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,6 +99,8 @@ pub enum Listener {
     Proxy,
     /// The one for health, metrics and records.
     Admin,
+    /// The one for the application's own requests.
+    Outbound,
 }
 
 /// Which time of a client ran out.
@@ -159,6 +164,7 @@ pub struct Metrics {
     upstream_failures: Causes,
     members_not_written: AtomicU64,
     accept_errors: AtomicU64,
+    outbound: OnceLock<OutboundMetrics>,
 }
 
 impl Metrics {
@@ -173,6 +179,7 @@ impl Metrics {
             upstream_failures: Causes::default(),
             members_not_written: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
+            outbound: OnceLock::new(),
         })
     }
 
@@ -209,6 +216,13 @@ impl Metrics {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Those of all listeners.
+    fn accept_errors(&self) -> u64 {
+        let outbound = self.outbound.get();
+        let outbound = outbound.map_or(0, |outbound| outbound.requests.accept_errors());
+        self.accept_errors.load(Ordering::Relaxed) + outbound
+    }
+
     /// Where connections are counted that never get to a worker.
     pub(crate) fn refused_connections(&self) -> Arc<ConnectionMetrics> {
         self.worker(0).connections()
@@ -228,10 +242,21 @@ impl Metrics {
         encode::render(self)
     }
 
+    /// Adds what an outbound listener counts. Only one has a place; another is not counted.
+    pub(crate) fn add_outbound(&self, outbound: OutboundMetrics) {
+        let _ = self.outbound.set(outbound);
+    }
+
     fn connections(&self, listener: Listener) -> impl Iterator<Item = &ConnectionMetrics> {
         let (workers, admin) = match listener {
             Listener::Proxy => (self.workers.as_slice(), None),
             Listener::Admin => (Default::default(), Some(&*self.admin)),
+            Listener::Outbound => (
+                self.outbound
+                    .get()
+                    .map_or(Default::default(), |outbound| &*outbound.requests.workers),
+                None,
+            ),
         };
         workers
             .iter()

@@ -105,7 +105,7 @@ impl Default for Options {
 }
 
 /// What the end of a server was like.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Drained {
     /// Connections that were still busy when the time was over.

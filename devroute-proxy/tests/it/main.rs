@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod lifecycle;
 mod limits;
+mod outbound;
 mod restart;
 mod router;
 mod sidecar;

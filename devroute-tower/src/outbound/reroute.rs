@@ -122,6 +122,13 @@ impl<T> DevRouteClientRerouteLayer<T> {
         self
     }
 
+    /// Says that the requests come from clients of a server in this process, as a proxy's do: an
+    /// upgrade is tunnelled to the client, as [`DevRouteLayer`](crate::DevRouteLayer) does it.
+    pub fn for_clients(mut self) -> Self {
+        self.shared().settings.at_caller = false;
+        self
+    }
+
     /// Sets whether answers show addresses of targets; `true` by default.
     pub fn reveal_addresses(mut self, reveal: bool) -> Self {
         self.shared().settings.reveal_addresses = reveal;

@@ -40,7 +40,7 @@ use crate::{
 /// without `Proxy-Authorization`. A request that has passed 16 proxies like this one is answered with
 /// 508: traffic that is redirected to a proxy must not include what the proxy sends itself.
 ///
-/// `CONNECT` is answered with a tunnel of bytes to host and port, to which nothing is added.
+/// `CONNECT` is answered with a [`Tunnel`] of bytes to host and port, to which nothing is added.
 ///
 /// Connections are pooled by the name of the host. It is looked up once for each new connection, and
 /// its addresses are tried in their order. Like an `Upstream` it never fails: what cannot be reached is
@@ -60,6 +60,10 @@ use crate::{
 pub struct Forwarder {
     transport: HttpTransport,
 }
+
+/// In the extensions of the answer to a CONNECT: there is a tunnel from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
@@ -95,7 +99,9 @@ impl Forwarder {
                     tracing::debug!(%peer, %error, "a tunnel ended early");
                 }
             });
-            Ok(Response::new(ResponseBody::empty()))
+            let mut response = Response::new(ResponseBody::empty());
+            response.extensions_mut().insert(Tunnel);
+            Ok(response)
         })
     }
 }

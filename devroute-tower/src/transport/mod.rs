@@ -57,7 +57,7 @@ pub use self::{
     body::Body,
     destination::{Destination, Protocol},
     error::{Error, ErrorKind},
-    forwarder::Forwarder,
+    forwarder::{Forwarder, Tunnel},
     http_transport::{HttpTransport, ResponseFuture},
     response::ResponseBody,
     upstream::{Upstream, UpstreamAddr, UpstreamFailure},

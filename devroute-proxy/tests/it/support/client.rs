@@ -38,6 +38,13 @@ impl Client {
         }
     }
 
+    /// For another host than foo.example.
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        let headers = self.request.headers_mut().unwrap();
+        headers.insert("host", host.parse().unwrap());
+        self
+    }
+
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self
@@ -69,8 +76,11 @@ impl Client {
         let io = TokioIo::new(TcpStream::connect(self.address).await.unwrap());
         let mut request = self.request.body(Full::new(self.body)).unwrap();
         let response = if self.h2 {
-            let path = request.uri().path_and_query().unwrap().as_str();
-            *request.uri_mut() = format!("http://foo.example{path}").parse().unwrap();
+            if request.uri().authority().is_none() {
+                let host = request.headers()["host"].to_str().unwrap();
+                let path = request.uri().path_and_query().unwrap().as_str();
+                *request.uri_mut() = format!("http://{host}{path}").parse().unwrap();
+            }
             request.headers_mut().remove("host");
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), io)

@@ -18,6 +18,7 @@ use super::{ANY, Client, PATIENCE};
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    outbound: Option<SocketAddr>,
     pub(crate) records: Arc<Records>,
     trigger: Trigger,
     serving: JoinHandle<Drained>,
@@ -34,6 +35,7 @@ pub(crate) async fn sidecar(upstream: SocketAddr, adapt: impl FnOnce(&mut Sideca
     Proxy {
         address: sidecar.address(),
         admin: sidecar.admin_address().unwrap(),
+        outbound: sidecar.outbound_address(),
         records: sidecar.records(),
         trigger,
         serving: tokio::spawn(async { sidecar.serve(signal).await.unwrap() }),
@@ -51,6 +53,7 @@ pub(crate) async fn router(adapt: impl FnOnce(&mut RouterConfig)) -> Proxy {
     Proxy {
         address: router.address(),
         admin: router.admin_address().unwrap(),
+        outbound: None,
         records: router.records(),
         trigger,
         serving: tokio::spawn(async { router.serve(signal).await.unwrap() }),
@@ -60,6 +63,16 @@ pub(crate) async fn router(adapt: impl FnOnce(&mut RouterConfig)) -> Proxy {
 impl Proxy {
     pub(crate) fn get(&self, path: &str) -> Client {
         Client::get(self.address, path)
+    }
+
+    /// The listener for the service's own requests.
+    pub(crate) fn outbound(&self) -> SocketAddr {
+        self.outbound.expect("there is an outbound listener")
+    }
+
+    /// A request that the service makes, to a whole URI (a forward proxy's) or to a path.
+    pub(crate) fn out(&self, target: &str) -> Client {
+        Client::get(self.outbound(), target)
     }
 
     pub(crate) fn admin(&self, path: &str) -> Client {
