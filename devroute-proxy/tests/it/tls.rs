@@ -135,10 +135,11 @@ async fn who_does_not_speak_tls_is_sent_away_and_counted() {
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     assert!(baseline.seen().is_empty());
-    assert_eq!(
-        proxy.sample("devroute_tls_handshake_failures_total").await,
-        1.0
-    );
+    let failures = "devroute_tls_handshake_failures_total";
+    until("it is counted", async || {
+        proxy.sample(failures).await == 1.0
+    })
+    .await;
     proxy.shut_down();
     assert_eq!(proxy.drained().await.abandoned, 0);
 }
