@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from support import ways
+from support import grpc_peer, ways
+from support.certificates import Authority
 from support.process import BINARY, EXAMPLE
 from support.servers import Hypercorn
 from support.services import TRACED, Chain, Recorder, Service
@@ -133,6 +134,45 @@ def tool():
         return path
 
     return tool
+
+
+@pytest.fixture
+def authority(tool, tmp_path):
+    """Issues certificates for this test."""
+    return Authority(tool("openssl", "TLS"), tmp_path)
+
+
+@pytest.fixture(scope="session")
+def protocol(work):
+    """The modules of `echo.proto`."""
+    return grpc_peer.compile_protocol(pathlib.Path(__file__).parent, work / "generated")
+
+
+@pytest.fixture(name="grpc_peer")
+def start_grpc_peer(protocol, started):
+    """Starts a gRPC server."""
+
+    def start(name="peer"):
+        made = grpc_peer.Peer(*protocol, name)
+        started.append(made)
+        return made
+
+    return start
+
+
+@pytest.fixture
+def grpc_client(protocol):
+    """Opens a client on a way; calls go with its metadata."""
+    channels = []
+
+    def client(way, credentials=None):
+        made = grpc_peer.Client(*protocol, way, credentials)
+        channels.append(made.channel)
+        return made
+
+    yield client
+    for channel in channels:
+        channel.close()
 
 
 @pytest.fixture(scope="module")

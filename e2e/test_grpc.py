@@ -1,6 +1,5 @@
 """gRPC between grpcio's own client and server (rules 12 and 17)."""
 
-import pathlib
 import queue
 import time
 
@@ -10,56 +9,20 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from support import ways
-from support.grpc_peer import UNLIMITED, Peer, compile_protocol
 from support.process import PATIENCE
 
 #: What "at once" means here, for a cancellation that crosses up to two proxies.
 AT_ONCE = 1.0
 
 
-@pytest.fixture(scope="session")
-def protocol(work):
-    return compile_protocol(pathlib.Path(__file__).parent, work / "generated")
+@pytest.fixture
+def peer(grpc_peer):
+    return grpc_peer
 
 
 @pytest.fixture
-def peer(protocol, started):
-    def peer(name="peer"):
-        made = Peer(*protocol, name)
-        started.append(made)
-        return made
-
-    return peer
-
-
-@pytest.fixture
-def client(protocol):
-    """Opens a client on a way; calls go with its metadata."""
-    channels = []
-
-    def client(way):
-        options = [*UNLIMITED, ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
-        channel = grpc.insecure_channel(way.address, options)
-        channels.append(channel)
-        return Client(*protocol, channel, way)
-
-    yield client
-    for channel in channels:
-        channel.close()
-
-
-class Client:
-    def __init__(self, messages, services, channel, way):
-        self.text = messages.Text
-        self.channel = channel
-        self.stub = services.EchoStub(channel)
-        self.metadata = list(way.fields.items())
-
-    def call(self, method, request, *, metadata=(), timeout=PATIENCE, **options):
-        """A call that can be waited for, read or cancelled."""
-        rpc = getattr(self.stub, method)
-        rpc = getattr(rpc, "future", rpc)
-        return rpc(request, metadata=[*self.metadata, *metadata], timeout=timeout, **options)
+def client(grpc_client):
+    return grpc_client
 
 
 def error_of(call):

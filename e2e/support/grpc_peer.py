@@ -86,3 +86,23 @@ class Peer:
         self.hanging.set()
         yield self._text("hanging")
         self.cancelled.wait(PATIENCE)
+
+
+class Client:
+    """A client on a way; its calls carry what sends them to the peer."""
+
+    def __init__(self, messages, services, way, credentials=None):
+        options = [*UNLIMITED, ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        if credentials:
+            self.channel = grpc.secure_channel(way.address, credentials, options)
+        else:
+            self.channel = grpc.insecure_channel(way.address, options)
+        self.text = messages.Text
+        self.stub = services.EchoStub(self.channel)
+        self.metadata = list(way.fields.items())
+
+    def call(self, method, request, *, metadata=(), timeout=PATIENCE, **options):
+        """A call that can be waited for, read or cancelled."""
+        rpc = getattr(self.stub, method)
+        rpc = getattr(rpc, "future", rpc)
+        return rpc(request, metadata=[*self.metadata, *metadata], timeout=timeout, **options)

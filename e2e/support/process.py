@@ -121,9 +121,9 @@ class Process:
 class Devroute(Process):
     """`devroute sidecar` or `devroute router`, which says where it listens in its first line."""
 
-    def __init__(self, mode, *flags):
+    def __init__(self, mode, *flags, env=None):
         command = [BINARY, mode, "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", *flags]
-        super().__init__(command)
+        super().__init__(command, env=env)
         started = json.loads(self.lines.first())
         assert "listens" in started["message"], started
         self.mode = mode

@@ -33,10 +33,12 @@ class Way:
     mark: str | None
     proxies: list
     decoy: Server | None = None
+    #: By which the client comes.
+    scheme: str = "http"
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def address(self):
@@ -53,11 +55,12 @@ class Way:
         return [part for it in self.fields.items() for part in ("-H", f"{it[0]}: {it[1]}")]
 
 
-def make(kind, peer, started, *, scheme="http", target=None, flags=()):
+def make(kind, peer, started, *, scheme="http", target=None, flags=(), judge=(), client="http"):
     """Makes a way of this kind to the port `peer`; what is started is appended to `started`.
 
     `scheme` is that of the upstream; a target has it only where it is not `http`, unless `target`
-    says what the contract holds. `flags` go to the proxy that the client talks to.
+    says what the contract holds. `flags` go to the proxy that the client talks to, by `client`;
+    `judge` to the one that dials the peer.
     """
 
     def start(process):
@@ -65,17 +68,18 @@ def make(kind, peer, started, *, scheme="http", target=None, flags=()):
         return process
 
     if kind == BASELINE:
-        sidecar = start(sidecar_of(f"{scheme}://127.0.0.1:{peer}", *flags))
-        return Way(kind, sidecar.port, {}, None, [sidecar])
+        sidecar = start(sidecar_of(f"{scheme}://127.0.0.1:{peer}", *judge, *flags))
+        return Way(kind, sidecar.port, {}, None, [sidecar], scheme=client)
 
     target = target or f"{'' if scheme == 'http' else scheme + '://'}127.0.0.1:{peer}"
     fields = {"x-devroute": json.dumps({SERVICE: target, "$id": "e2e"})}
     mark = f"{SERVICE}={target}"
     if kind == ROUTER:
-        router = start(Devroute("router", "--allow=loopback", *flags))
-        return Way(kind, router.port, {**fields, "x-devroute-matched": SERVICE}, mark, [router])
+        router = start(Devroute("router", "--allow=loopback", *judge, *flags))
+        fields["x-devroute-matched"] = SERVICE
+        return Way(kind, router.port, fields, mark, [router], scheme=client)
     if kind == EMBEDDED:
-        assert not flags, "the example has none"
+        assert not flags and not judge, "the example has none"
         service = start(Embedded())
         return Way(kind, service.port, fields, mark, [service])
 
@@ -83,12 +87,12 @@ def make(kind, peer, started, *, scheme="http", target=None, flags=()):
     decoy = start(Server(answering("the baseline")))
     upstream = f"http://127.0.0.1:{decoy.port}"
     if kind == REROUTED:
-        sidecar = start(sidecar_of(upstream, "--allow=loopback", *flags))
-        return Way(kind, sidecar.port, fields, mark, [sidecar], decoy)
+        sidecar = start(sidecar_of(upstream, "--allow=loopback", *judge, *flags))
+        return Way(kind, sidecar.port, fields, mark, [sidecar], decoy, client)
     assert kind == VIA_ROUTER, kind
-    router = start(Devroute("router", "--allow=loopback"))
+    router = start(Devroute("router", "--allow=loopback", *judge))
     sidecar = start(sidecar_of(upstream, f"--via=127.0.0.1:{router.port}", *flags))
-    return Way(kind, sidecar.port, fields, mark, [sidecar, router], decoy)
+    return Way(kind, sidecar.port, fields, mark, [sidecar, router], decoy, client)
 
 
 def sidecar_of(upstream, *flags):

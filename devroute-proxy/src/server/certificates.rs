@@ -64,7 +64,11 @@ impl Certificates {
             .map_err(unusable)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // A client that has no other in its list than ours is sent away (RFC 7301, section 3.2), so
+        // everything is there that is spoken.
+        config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"]
+            .map(<[u8]>::to_vec)
+            .into();
         Ok(Self {
             files: Arc::new(files),
             current,
