@@ -4,7 +4,7 @@
 //! timers of a connection need both. All of it is counting: nobody reads a clock here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::watch;
 
@@ -16,7 +16,7 @@ use crate::metrics::OpenConnection;
 /// tunnel that is longer than HTTP does.
 #[derive(Debug)]
 pub(super) struct Activity {
-    version: AtomicU8,
+    is_http2: AtomicBool,
     /// Requests that have begun.
     requests: AtomicU32,
     /// Those of them that are not answered yet.
@@ -27,6 +27,7 @@ pub(super) struct Activity {
     blocked: AtomicBool,
     /// Whether the stream is to end where nothing comes any more.
     closing: AtomicBool,
+    is_tunnel: AtomicBool,
     admitted: Admitted,
     pub(super) draining: Arc<Draining>,
     _alive: watch::Receiver<()>,
@@ -35,15 +36,13 @@ pub(super) struct Activity {
 /// Which HTTP a connection speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Version {
-    Http1 = 1,
-    Http2 = 2,
+    Http1,
+    Http2,
 }
 
-/// What a connection is doing.
+/// What a connection is doing, once its version is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
-    /// Its version is not known yet.
-    Opening,
     /// A part of an HTTP/1 head has come.
     Head,
     /// A request is being answered, or an answer being sent.
@@ -61,12 +60,13 @@ impl Activity {
         alive: watch::Receiver<()>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            version: AtomicU8::new(0),
+            is_http2: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             received: AtomicU32::new(0),
             blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
             admitted,
             draining,
             _alive: alive,
@@ -83,9 +83,6 @@ impl Activity {
     /// More than that after an answer is the rest of a body, whose answer was complete before it;
     /// the bytes do not tell, only their number does.
     pub(super) fn phase(&self, head_size: u32) -> Phase {
-        if self.version.load(Ordering::Relaxed) == 0 {
-            return Phase::Opening;
-        }
         if self.in_flight.load(Ordering::Relaxed) > 0 || self.blocked.load(Ordering::Relaxed) {
             return Phase::Busy;
         }
@@ -97,7 +94,7 @@ impl Activity {
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        self.version.load(Ordering::Relaxed) == Version::Http2 as u8
+        self.is_http2.load(Ordering::Relaxed)
     }
 
     /// The number of requests that have begun, which wraps around.
@@ -106,7 +103,8 @@ impl Activity {
     }
 
     pub(super) fn speaks(&self, version: Version) {
-        self.version.store(version as u8, Ordering::Relaxed);
+        let is_http2 = version == Version::Http2;
+        self.is_http2.store(is_http2, Ordering::Relaxed);
     }
 
     pub(super) fn received(&self, bytes: usize) {
@@ -133,6 +131,15 @@ impl Activity {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// From the answer 101 on, it is no connection of HTTP any more.
+    pub(super) fn becomes_a_tunnel(&self) {
+        self.is_tunnel.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.is_tunnel.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -178,10 +185,9 @@ mod tests {
     #[test]
     fn a_connection_goes_from_one_phase_to_the_next() {
         let activity = activity();
-        assert_eq!(activity.phase(100), Phase::Opening);
-        activity.received(1);
-        assert_eq!(activity.phase(100), Phase::Opening, "PRI or PUT");
         activity.speaks(Version::Http1);
+        assert_eq!(activity.phase(100), Phase::Idle);
+        activity.received(1);
         assert_eq!(activity.phase(100), Phase::Head);
         let request = Arc::clone(&activity).request();
         activity.received(1000);

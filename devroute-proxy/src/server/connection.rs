@@ -7,15 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::activity::Activity;
+use super::activity::{Activity, Version};
 use super::admission::Admitted;
 use super::exchange::Exchange;
 use super::lifetime::{self, Draining, Patience};
@@ -31,7 +30,7 @@ const LEAST_HEAD: u32 = 8 * 1024;
 
 /// The connections of one runtime, which end together.
 pub(crate) struct Connections {
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    builders: Arc<Builders>,
     tls: Option<Certificates>,
     patience: Patience,
     headers: usize,
@@ -45,7 +44,7 @@ impl Connections {
         let Options { limits, timers, .. } = options;
         let head_size = limits.head_size.max(LEAST_HEAD);
         Self {
-            builder: Arc::new(builder(limits, head_size)),
+            builders: Arc::new(Builders::new(limits, head_size)),
             tls: options.tls.clone(),
             patience: Patience {
                 timers: *timers,
@@ -56,6 +55,12 @@ impl Connections {
             draining: Arc::default(),
             alive: watch::Sender::new(()),
         }
+    }
+
+    /// Lets them hear of their end together with those of other runtimes.
+    pub(super) fn ending_with(mut self, draining: Arc<Draining>) -> Self {
+        self.draining = draining;
+        self
     }
 
     /// Serves `stream` in a task of its own.
@@ -74,15 +79,12 @@ impl Connections {
         };
         let acceptor = tls.acceptor();
         tokio::spawn(async move {
-            let handshake = acceptor.accept(stream);
-            let timeout = connection.patience.timers.head;
-            let activity = Arc::clone(&connection.activity);
-            match tokio::time::timeout(timeout, handshake).await {
-                Ok(Ok(stream)) => return connection.serve(Stream::Tls(Box::new(stream))).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                Err(_elapsed) => tracing::debug!("a TLS handshake was not finished in time"),
+            let handshake = acceptor.accept(stream).into_fallible();
+            let (activity, patience) = (&connection.activity, connection.patience);
+            match lifetime::shake_hands(handshake, activity, patience).await {
+                Ok(stream) => connection.serve(Stream::Tls(Box::new(stream))).await,
+                Err(error) => tracing::debug!(error = &*error, "a TLS handshake failed"),
             }
-            activity.open().handshake_failed();
         });
     }
 
@@ -99,12 +101,13 @@ impl Connections {
         }
         let alive = self.alive.subscribe();
         let activity = Activity::new(admitted, Arc::clone(&self.draining), alive);
-        let service = Exchange::new(service, Arc::clone(&activity), self.headers).refused(refused);
         Connection {
-            builder: Arc::clone(&self.builder),
+            builders: Arc::clone(&self.builders),
             activity,
             patience,
             service,
+            refused,
+            headers: self.headers,
         }
     }
 
@@ -117,32 +120,45 @@ impl Connections {
     }
 }
 
-fn builder(limits: &Limits, head_size: u32) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
+/// How connections of either version are served.
+#[derive(Debug)]
+struct Builders {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Builders {
+    fn new(limits: &Limits, head_size: u32) -> Self {
+        let mut http1 = http1::Builder::new();
+        let most = usize::try_from(head_size).unwrap_or(usize::MAX);
         // Its timer cuts what is idle as well; ours does not (see `lifetime`).
-        .header_read_timeout(None)
-        .max_buf_size(usize::try_from(head_size).unwrap_or(usize::MAX));
-    if limits.headers != Limits::HEADERS {
-        // Not for the default, which hyper keeps on the stack.
-        builder.http1().max_headers(limits.headers);
+        http1
+            .header_read_timeout(None)
+            // A buffer grows by doubling, so its size alone would let in twice as much.
+            .max_header_size(most)
+            .max_buf_size(most);
+        if limits.headers != Limits::HEADERS {
+            // Not for the default, which hyper keeps on the stack.
+            http1.max_headers(limits.headers);
+        }
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        // No PING is sent: a laptop at a breakpoint does not answer one.
+        http2
+            .timer(TokioTimer::new())
+            .max_header_list_size(head_size)
+            .max_concurrent_streams(limits.streams);
+        Self { http1, http2 }
     }
-    builder
-        .http2()
-        // For the graceful end; no PING is sent, since a laptop at a breakpoint does not answer one.
-        .timer(TokioTimer::new())
-        .max_header_list_size(head_size)
-        .max_concurrent_streams(limits.streams);
-    builder
 }
 
 /// Everything about a connection but its stream.
 struct Connection<S> {
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    builders: Arc<Builders>,
     activity: Arc<Activity>,
     patience: Patience,
-    service: Exchange<S>,
+    service: S,
+    refused: bool,
+    headers: usize,
 }
 
 impl<S> Connection<S> {
@@ -155,21 +171,46 @@ impl<S> Connection<S> {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Self {
-            builder,
-            activity,
-            patience,
-            service,
-        } = self;
-        let io = TokioIo::new(Watched::new(io, Arc::clone(&activity)));
-        let service = TowerToHyperService::new(service);
-        let connection = builder.serve_connection_with_upgrades(io, service);
-        if let Err(error) = lifetime::live(connection, Arc::clone(&activity), patience).await {
+        let activity = Arc::clone(&self.activity);
+        if let Err(error) = self.live(io).await {
             if is_head_too_large(&*error) {
                 activity.open().limit_reached(Limit::Head);
             }
             // Nearly always a client that has gone; what matters to somebody is told elsewhere.
             tracing::debug!(error = &*error, "connection ended early");
+        }
+    }
+
+    async fn live<I, B>(self, io: I) -> Result<(), BoxError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (activity, patience) = (&self.activity, self.patience);
+        let mut io = Watched::new(io, Arc::clone(activity));
+        let Some(version) = lifetime::open(&mut io, activity, patience).await? else {
+            return Ok(());
+        };
+        let io = TokioIo::new(io);
+        let service = Exchange::new(self.service, Arc::clone(activity), self.headers);
+        let service = service.refused(self.refused);
+        // In a box each, since a connection of HTTP/1 is half the size of one of HTTP/2.
+        match version {
+            Version::Http1 => {
+                let connection = self.builders.http1.serve_connection(io, service);
+                let connection = Box::pin(connection.with_upgrades());
+                // It has no word for that but `connection: close`, which `Exchange` says.
+                lifetime::live(connection, |_| {}, activity, patience).await
+            }
+            Version::Http2 => {
+                let connection = Box::pin(self.builders.http2.serve_connection(io, service));
+                let go_away = http2::Connection::graceful_shutdown;
+                lifetime::live(connection, go_away, activity, patience).await
+            }
         }
     }
 }

@@ -8,9 +8,10 @@
 //! that is one too many, and an HTTP/2 request with too many fields. HTTP/1 is refused those while it
 //! is read, by hyper, with an empty body.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
@@ -18,6 +19,8 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
+use tower::ServiceExt as _;
+use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::activity::{Activity, InFlight};
@@ -52,19 +55,15 @@ impl<S> Exchange<S> {
     }
 }
 
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Exchange<S>
+impl<S, ReqBody, ResBody> hyper::service::Service<Request<ReqBody>> for Exchange<S>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible> + Clone,
 {
     type Response = Response<ResponseBody<ResBody>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S, ReqBody>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&self, request: Request<ReqBody>) -> Self::Future {
         let in_flight = Arc::clone(&self.activity).request();
         let is_http1 = request.version() < Version::HTTP_2;
         let refusal = if self.refused {
@@ -79,9 +78,7 @@ where
             Some(refusal) => Answer::Own {
                 response: Some(refusal.response(request.headers())),
             },
-            None => Answer::Inner {
-                future: self.inner.call(request),
-            },
+            None => Answer::of(self.inner.clone(), request),
         };
         ResponseFuture {
             answer,
@@ -94,10 +91,12 @@ where
 
 pin_project! {
     /// The future of [`Exchange`].
-    #[derive(Debug)]
-    pub(super) struct ResponseFuture<F> {
+    pub(super) struct ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
         #[pin]
-        answer: Answer<F>,
+        answer: Answer<S, ReqBody>,
         in_flight: Option<InFlight>,
         is_http1: bool,
         is_last: bool,
@@ -105,19 +104,41 @@ pin_project! {
 }
 
 pin_project! {
-    #[derive(Debug)]
     #[project = AnswerProj]
-    enum Answer<F> {
+    enum Answer<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
         Own { response: Option<Response<Full<Bytes>>> },
-        Inner { #[pin] future: F },
+        Called { #[pin] future: S::Future },
+        // For a service that is not ready at once, which those of this program are: a connection
+        // has room for the future of an answer, and not for the request beside it.
+        Waiting { #[pin] oneshot: Pin<Box<Oneshot<S, Request<ReqBody>>>> },
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F>
+impl<S, ReqBody> Answer<S, ReqBody>
 where
-    F: Future<Output = Result<Response<B>, E>>,
+    S: Service<Request<ReqBody>, Error = Infallible>,
 {
-    type Output = Result<Response<ResponseBody<B>>, E>;
+    fn of(mut service: S, request: Request<ReqBody>) -> Self {
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Called {
+                future: service.call(request),
+            },
+            Poll::Ready(Err(never)) => match never {},
+            Poll::Pending => Self::Waiting {
+                oneshot: Box::pin(service.oneshot(request)),
+            },
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -126,8 +147,11 @@ where
                 let response = response.take().unwrap_or_default();
                 response.map(|body| Inside::Own { body })
             }
-            AnswerProj::Inner { future } => {
+            AnswerProj::Called { future } => {
                 ready!(future.poll(cx))?.map(|body| Inside::Inner { body })
+            }
+            AnswerProj::Waiting { oneshot } => {
+                ready!(oneshot.poll(cx))?.map(|body| Inside::Inner { body })
             }
         };
         let in_flight = this.in_flight.take();
@@ -135,8 +159,12 @@ where
             .as_ref()
             .is_some_and(|in_flight| in_flight.activity().is_draining());
         let is_last = *this.is_http1 && (*this.is_last || draining);
-        // A tunnel has its own end, and its own `connection` field.
-        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // It has its own end, and its own `connection` field.
+            if let Some(in_flight) = &in_flight {
+                in_flight.activity().becomes_a_tunnel();
+            }
+        } else if is_last {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

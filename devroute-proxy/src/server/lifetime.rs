@@ -18,25 +18,26 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::AsyncRead;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::BoxError;
-use super::activity::{Activity, Phase};
+use super::activity::{Activity, Phase, Version};
 use super::limits::Timers;
+use super::watched::Watched;
 use crate::metrics::Timer;
 
 /// Ticks without a request after which a connection has been idle for its time.
 const QUIET_TICKS: u8 = 4;
 
-/// Whether the connections of a runtime are to end, and how they hear of it.
+/// Whether connections are to end, and how they hear of it.
 #[derive(Debug, Default)]
 pub(super) struct Draining {
     begun: AtomicBool,
@@ -45,12 +46,22 @@ pub(super) struct Draining {
 
 impl Draining {
     pub(super) fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
+        self.begun.store(true, Ordering::Release);
         self.notify.notify_waiters();
     }
 
+    /// Waits until it has begun, and then for `grace`.
+    async fn is_over(&self, grace: Duration) {
+        // Made before the flag is looked at: nobody is told in between.
+        let told = self.notify.notified();
+        if !self.has_begun() {
+            told.await;
+        }
+        sleep(grace).await;
+    }
+
     pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Acquire)
     }
 }
 
@@ -64,24 +75,83 @@ pub(super) struct Patience {
     pub(super) head_size: u32,
 }
 
-/// Drives `connection` to its end, which comes when one of its timers runs out at the latest.
+/// Waits for the end of a TLS handshake, which has as long as a head, and during a drain the grace of
+/// what is idle: a client that has just been accepted is still served. What fails is counted, and
+/// closed after that.
+///
+/// # Errors
+///
+/// Those of `handshake`, which come with its stream, and that it was not finished.
+pub(super) async fn shake_hands<T, I>(
+    handshake: impl Future<Output = Result<T, (io::Error, I)>>,
+    activity: &Activity,
+    patience: Patience,
+) -> Result<T, BoxError> {
+    let mut handshake = pin!(handshake);
+    let (error, _stream) = tokio::select! {
+        biased;
+        shaken = &mut handshake => match shaken {
+            Ok(shaken) => return Ok(shaken),
+            Err((error, stream)) => (error.into(), Some(stream)),
+        },
+        () = activity.draining.is_over(patience.grace) => {
+            (BoxError::from("not finished before the end"), None)
+        }
+        () = sleep(patience.timers.head) => {
+            activity.open().timed_out(Timer::Head);
+            (TimedOut(Timer::Head).into(), None)
+        }
+    };
+    activity.open().handshake_failed();
+    Err(error)
+}
+
+/// Waits for the first bytes on `io`; nothing where they did not come before the end of a drain.
+///
+/// # Errors
+///
+/// Those of `io`, and [`TimedOut`].
+pub(super) async fn open<I: AsyncRead + Unpin>(
+    io: &mut Watched<I>,
+    activity: &Activity,
+    patience: Patience,
+) -> Result<Option<Version>, BoxError> {
+    tokio::select! {
+        biased;
+        version = poll_fn(|cx| io.poll_version(cx)) => return Ok(Some(version?)),
+        () = activity.draining.is_over(patience.grace) => {}
+        () = sleep(patience.timers.first_byte) => {
+            activity.open().timed_out(Timer::FirstByte);
+            return Err(TimedOut(Timer::FirstByte).into());
+        }
+    }
+    // A request may have come in the turn that saw the timer: the next one knows of it.
+    tokio::task::yield_now().await;
+    match poll_fn(|cx| Poll::Ready(io.poll_version(cx))).await {
+        Poll::Ready(version) => Ok(Some(version?)),
+        Poll::Pending => Ok(None),
+    }
+}
+
+/// Drives `connection` to its end, which comes when one of its timers runs out at the latest. To
+/// `go_away` is to tell the client that it ends, where its version of HTTP can.
 ///
 /// # Errors
 ///
 /// Those of `connection`, and [`TimedOut`].
 pub(super) async fn live<C>(
-    connection: C,
-    activity: Arc<Activity>,
+    mut connection: Pin<Box<C>>,
+    mut go_away: impl FnMut(Pin<&mut C>),
+    activity: &Activity,
     patience: Patience,
 ) -> Result<(), BoxError>
 where
-    C: GracefulConnection<Error = BoxError>,
+    C: Future<Output = hyper::Result<()>>,
 {
-    let draining = Arc::clone(&activity.draining);
-    let mut connection = pin!(connection);
+    let draining = &activity.draining;
     // Made before the flag is looked at: nobody is told in between.
     let mut told = pin!(draining.notify.notified());
-    let mut clock = pin!(sleep(patience.timers.first_byte));
+    let mut clock = pin!(sleep(Duration::MAX));
     let mut watch = Watch::new();
     let mut listening = false;
     let mut going_away = false;
@@ -98,20 +168,20 @@ where
             if draining && !going_away && activity.is_http2() {
                 return Poll::Ready(Next::GoAway);
             }
-            let ran_out = watch.poll(clock.as_mut(), cx, &activity, &patience, draining);
+            let ran_out = watch.poll(clock.as_mut(), cx, activity, &patience, draining);
             ran_out.map(Next::RanOut)
         })
         .await;
         match next {
-            Next::Ended(ended) => return ended,
+            Next::Ended(ended) => return ended.map_err(Into::into),
             Next::GoAway => {
                 going_away = true;
-                connection.as_mut().graceful_shutdown();
+                go_away(connection.as_mut());
             }
             Next::RanOut(Timer::Idle) if activity.is_http2() && !going_away => {
                 activity.open().timed_out(Timer::Idle);
                 going_away = true;
-                connection.as_mut().graceful_shutdown();
+                go_away(connection.as_mut());
             }
             Next::RanOut(Timer::Idle) => {
                 // A request may have come in the turn that saw the timer: the next one knows of it.
@@ -119,8 +189,7 @@ where
                 activity.close();
                 let ended = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
                 let phase = activity.phase(patience.head_size);
-                let went_on = matches!(phase, Phase::Head | Phase::Busy);
-                if ended.is_pending() && went_on {
+                if ended.is_pending() && phase != Phase::Idle {
                     activity.reopen();
                     continue;
                 }
@@ -128,7 +197,7 @@ where
                     activity.open().timed_out(Timer::Idle);
                 }
                 return match ended {
-                    Poll::Ready(ended) => ended,
+                    Poll::Ready(ended) => ended.map_err(Into::into),
                     // It does not take an end for an answer.
                     Poll::Pending => Err(TimedOut(Timer::Idle).into()),
                 };
@@ -143,7 +212,7 @@ where
 
 /// What ends the wait for a connection.
 enum Next {
-    Ended(Result<(), BoxError>),
+    Ended(hyper::Result<()>),
     GoAway,
     RanOut(Timer),
 }
@@ -156,7 +225,7 @@ impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Timer::FirstByte => "the client sent nothing",
-            Timer::Head => "the client did not finish the head of its request in time",
+            Timer::Head => "the client did not finish its handshake, or its head, in time",
             Timer::Idle => "the client sent no further request",
         })
     }
@@ -167,7 +236,7 @@ impl StdError for TimedOut {}
 /// The one timer of a connection, and what it stands for.
 #[derive(Debug)]
 struct Watch {
-    armed: Armed,
+    armed: Option<Armed>,
     /// Whether the task is known to the timer that is armed.
     waits: bool,
     /// The requests there were at the last tick.
@@ -178,7 +247,6 @@ struct Watch {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Armed {
-    FirstByte,
     Head,
     /// Until nothing has happened for so long.
     Quiet(Option<Duration>),
@@ -187,7 +255,7 @@ enum Armed {
 impl Watch {
     fn new() -> Self {
         Self {
-            armed: Armed::FirstByte,
+            armed: None,
             waits: false,
             requests: 0,
             quiet: 0,
@@ -205,52 +273,45 @@ impl Watch {
         let phase = activity.phase(patience.head_size);
         let idle = patience.timers.idle;
         let wanted = match phase {
-            Phase::Opening if !draining => Armed::FirstByte,
             Phase::Head => Armed::Head,
             _ if draining && !activity.is_http2() => Armed::Quiet(Some(
                 idle.map_or(patience.grace, |idle| idle.min(patience.grace)),
             )),
             _ => Armed::Quiet(idle),
         };
-        if wanted != self.armed {
-            self.armed = wanted;
+        let time = match wanted {
+            Armed::Head => patience.timers.head,
+            Armed::Quiet(Some(time)) => time / u32::from(QUIET_TICKS),
+            Armed::Quiet(None) => return Poll::Pending,
+        };
+        if self.armed != Some(wanted) {
+            self.armed = Some(wanted);
             self.requests = activity.requests();
             self.quiet = 0;
-            self.arm(clock.as_mut(), patience);
+            self.arm(clock.as_mut(), time);
         }
         loop {
-            if self.armed == Armed::Quiet(None) || (self.waits && !clock.is_elapsed()) {
+            if self.waits && !clock.is_elapsed() {
                 return Poll::Pending;
             }
             self.waits = true;
             ready!(clock.as_mut().poll(cx));
-            let timer = match self.armed {
-                Armed::FirstByte => Timer::FirstByte,
-                Armed::Head => Timer::Head,
-                Armed::Quiet(_) => Timer::Idle,
-            };
-            if timer == Timer::Idle {
-                self.arm(clock.as_mut(), patience);
-                let requests = activity.requests();
-                let quiet = phase != Phase::Busy && requests == self.requests;
-                self.quiet = if quiet { self.quiet + 1 } else { 0 };
-                self.requests = requests;
-                if self.quiet < QUIET_TICKS {
-                    continue;
-                }
-                self.quiet = 0;
+            if wanted == Armed::Head {
+                return Poll::Ready(Timer::Head);
             }
-            return Poll::Ready(timer);
+            self.arm(clock.as_mut(), time);
+            let requests = activity.requests();
+            let quiet = phase != Phase::Busy && requests == self.requests;
+            self.quiet = if quiet { self.quiet + 1 } else { 0 };
+            self.requests = requests;
+            if self.quiet == QUIET_TICKS {
+                self.quiet = 0;
+                return Poll::Ready(Timer::Idle);
+            }
         }
     }
 
-    fn arm(&mut self, clock: Pin<&mut Sleep>, patience: &Patience) {
-        let time = match self.armed {
-            Armed::FirstByte => patience.timers.first_byte,
-            Armed::Head => patience.timers.head,
-            Armed::Quiet(Some(time)) => time / u32::from(QUIET_TICKS),
-            Armed::Quiet(None) => return,
-        };
+    fn arm(&mut self, clock: Pin<&mut Sleep>, time: Duration) {
         self.waits = false;
         clock.reset(Instant::now() + time);
     }

@@ -70,6 +70,7 @@ pub(crate) use self::accept::accept;
 use self::admission::{Admission, Place};
 pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
+use self::lifetime::Draining;
 pub use self::limits::{Drain, Limits, Timers};
 pub use self::listen::{bind, bind_shared};
 use self::worker::Accepted;
@@ -140,6 +141,7 @@ where
     B::Error: Into<BoxError>,
 {
     let make = Arc::new(make);
+    let draining = Arc::<Draining>::default();
     let mut workers = Vec::with_capacity(options.workers.get());
     for index in 0..options.workers.get() {
         let counters = metrics.worker(index);
@@ -147,6 +149,7 @@ where
             index,
             counters,
             options.clone(),
+            Arc::clone(&draining),
             Arc::clone(&make),
         )?);
     }
@@ -158,6 +161,9 @@ where
     let stop = async {
         signal.begun().await;
         tokio::time::sleep(options.drain.delay).await;
+        // Before the listener closes: whoever has seen that hears from every answer that it is the
+        // last one.
+        draining.begin();
     };
     accept(listener, stop, &metrics, |stream, client| {
         let place = admission.admit();

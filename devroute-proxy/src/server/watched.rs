@@ -1,19 +1,29 @@
 //! A stream that tells what goes over it.
 //!
-//! It takes note of which HTTP the client speaks, which is known when its first bytes differ from the
-//! preface of HTTP/2 (RFC 9113, section 3.4) or are all of it; of bytes that come; and of bytes that
-//! cannot go. That is counting: the path of a byte knows no clock and no lock.
+//! First it finds out which HTTP the client speaks, which is known when its first bytes differ from
+//! the preface of HTTP/2 (RFC 9113, section 3.4) or are all of it. Whoever reads gets those bytes
+//! again. From then on it takes note of bytes that come, and of bytes that cannot go. That is
+//! counting: the path of a byte knows no clock and no lock.
+//!
+//! And it closes as RFC 9112 has it, section 9.6: the system resets a connection that is closed with
+//! something unread on it, and the client may lose the answer that says why. So what still comes after
+//! the last answer is read and thrown away, until the client has closed too, or for [`LINGER`].
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::activity::{Activity, Version};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a client may take to see that its connection has ended.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A stream whose [`Activity`] can be looked at. It holds it as long as it lives, which is longer
 /// than HTTP does where it becomes a tunnel.
@@ -21,8 +31,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) struct Watched<I> {
     io: I,
     activity: Arc<Activity>,
-    /// How much of the preface has come; nothing once the version is known.
-    matched: Option<usize>,
+    /// What was read to find out the version, and how much of it there is.
+    start: [u8; PREFACE.len()],
+    filled: usize,
+    /// How much of that has been read again.
+    read: usize,
+    /// Once this side has nothing more to say.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Watched<I> {
@@ -30,26 +45,53 @@ impl<I> Watched<I> {
         Self {
             io,
             activity,
-            matched: Some(0),
+            start: [0; PREFACE.len()],
+            filled: 0,
+            read: 0,
+            lingering: None,
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Watched<I> {
+    /// Reads until it is known which HTTP this is; once, before anything else is read.
+    pub(super) fn poll_version(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Version>> {
+        loop {
+            let mut buf = ReadBuf::new(&mut self.start);
+            buf.advance(self.filled);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            let before = std::mem::replace(&mut self.filled, buf.filled().len());
+            let start = buf.filled();
+            if start.len() == before || !PREFACE.starts_with(start) {
+                self.activity.received(start.len());
+                self.activity.speaks(Version::Http1);
+                return Poll::Ready(Ok(Version::Http1));
+            }
+            if start.len() == PREFACE.len() {
+                self.activity.speaks(Version::Http2);
+                return Poll::Ready(Ok(Version::Http2));
+            }
         }
     }
 
-    fn received(&mut self, bytes: &[u8]) {
-        self.activity.received(bytes.len());
-        let Some(matched) = self.matched else {
-            return;
-        };
-        let rest = PREFACE.get(matched..).unwrap_or_default();
-        let version = if bytes.is_empty() || !(rest.starts_with(bytes) || bytes.starts_with(rest)) {
-            Version::Http1
-        } else if bytes.len() >= rest.len() {
-            Version::Http2
-        } else {
-            self.matched = Some(matched + bytes.len());
-            return;
-        };
-        self.matched = None;
-        self.activity.speaks(version);
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingering = self
+            .lingering
+            .get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut thrown_away = [0; 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut thrown_away);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_ended) => return Poll::Ready(()),
+                Poll::Pending => return lingering.as_mut().poll(cx),
+            }
+        }
+    }
+
+    /// What was read too early.
+    fn start(&self) -> &[u8] {
+        self.start.get(self.read..self.filled).unwrap_or_default()
     }
 }
 
@@ -60,12 +102,25 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let start = this.start();
+        let resumed = !start.is_empty();
+        if resumed {
+            let (now, _later) = start.split_at(start.len().min(buf.remaining()));
+            buf.put_slice(now);
+            this.read += now.len();
+            if buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
         let before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
-                this.received(buf.filled().get(before..).unwrap_or_default());
+                this.activity.received(buf.filled().len() - before);
                 Poll::Ready(Ok(()))
             }
+            // The rest comes with it where it is there: given a head in two pieces, hyper doubles its
+            // buffer, and keeps it as long as the connection lasts.
+            _ if resumed => Poll::Ready(Ok(())),
             // As if the client had closed it: what is idle ends, and in good order.
             Poll::Pending if this.activity.is_closing() => Poll::Ready(Ok(())),
             read => read,
@@ -73,7 +128,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -92,7 +147,12 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        if self.activity.is_tunnel() {
+            // The other half goes on.
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_linger(cx).map(Ok)
     }
 
     fn poll_write_vectored(
@@ -114,6 +174,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::watch;
+    use tokio::time::Instant;
 
     use super::super::activity::Phase;
     use super::*;
@@ -126,21 +187,23 @@ mod tests {
         (client, Watched::new(server, activity))
     }
 
-    /// The version after each of these has been read.
+    /// The version after each of these has been sent; and that all of them can be read then.
     async fn versions(sent: &[&[u8]]) -> Vec<Option<Version>> {
         let (mut client, mut server) = watched();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut versions = Vec::new();
         for sent in sent {
             client.write_all(sent).await.unwrap();
-            let mut buf = vec![0; sent.len()];
-            server.read_exact(&mut buf).await.unwrap();
-            assert_eq!(buf, *sent);
-            versions.push(match server.activity.phase(1024) {
-                Phase::Opening => None,
-                _ if server.activity.is_http2() => Some(Version::Http2),
-                _ => Some(Version::Http1),
+            versions.push(match server.poll_version(&mut cx) {
+                Poll::Ready(version) => Some(version.unwrap()),
+                Poll::Pending => None,
             });
         }
+        client.write_all(b" and more").await.unwrap();
+        drop(client);
+        let mut read = Vec::new();
+        server.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, [&sent.concat()[..], b" and more"].concat());
         versions
     }
 
@@ -149,16 +212,21 @@ mod tests {
         let (http1, http2) = (Some(Version::Http1), Some(Version::Http2));
         assert_eq!(versions(&[b"G"]).await, [http1]);
         assert_eq!(versions(&[PREFACE]).await, [http2]);
-        assert_eq!(
-            versions(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"]).await,
-            [http2]
-        );
+        let longer = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore";
+        assert_eq!(versions(&[longer]).await, [http2]);
         assert_eq!(versions(&[b"PRI * HTTP/2.1\r\n"]).await, [http1]);
         assert_eq!(versions(&[b"P", b"O"]).await, [None, http1]);
-        assert_eq!(
-            versions(&[b"PRI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\n", b"PRI"]).await,
-            [None, http2, http2]
-        );
+        let pieces: [&[u8]; 2] = [b"PRI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\n"];
+        assert_eq!(versions(&pieces).await, [None, http2]);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_the_end_of_http1() {
+        let (client, mut server) = watched();
+        drop(client);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let version = server.poll_version(&mut cx);
+        assert!(matches!(version, Poll::Ready(Ok(Version::Http1))));
     }
 
     #[tokio::test]
@@ -185,5 +253,41 @@ mod tests {
         let mut read = Vec::new();
         server.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, b"late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_reads_what_still_comes_until_the_client_has_seen_it() {
+        let (mut client, mut server) = watched();
+        let ended = tokio::spawn(async move {
+            server.shutdown().await.unwrap();
+            server
+        });
+        let began = Instant::now();
+        // More than fits into the stream, so somebody reads it.
+        client.write_all(&[0; 1000]).await.unwrap();
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(client);
+        ended.await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_look_is_not_waited_for_for_long() {
+        let (_client, mut server) = watched();
+        let began = Instant::now();
+        server.shutdown().await.unwrap();
+        assert_eq!(began.elapsed(), LINGER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_tunnel_ends_and_the_other_half_goes_on() {
+        let (mut client, mut server) = watched();
+        server.activity.becomes_a_tunnel();
+        server.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+        client.write_all(b"more").await.unwrap();
+        let mut read = [0; 4];
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"more");
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::admission::{Admitted, Place};
+use super::lifetime::Draining;
 use super::{BoxError, Connections, Options};
 use crate::metrics::WorkerMetrics;
 
@@ -53,6 +54,7 @@ pub(super) fn spawn<M, C, S, B>(
     index: usize,
     metrics: Arc<WorkerMetrics>,
     options: Options,
+    draining: Arc<Draining>,
     make: Arc<M>,
 ) -> io::Result<Worker>
 where
@@ -75,7 +77,7 @@ where
             let abandoned = runtime.block_on(async {
                 let make = make(Arc::clone(&metrics));
                 let tls = options.tls.is_some();
-                let connections = Connections::new(&options);
+                let connections = Connections::new(&options).ending_with(draining);
                 while let Some(accepted) = receiver.recv().await {
                     let admitted = Admitted {
                         open: metrics.connections().opened(),

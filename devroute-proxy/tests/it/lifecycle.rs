@@ -1,17 +1,22 @@
 //! A process drains: what is in flight finishes, what is new is refused.
 
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use devroute_proxy::config::Bind;
+use devroute_proxy::config::{Bind, ListenerTls};
 use devroute_proxy::metrics::Metrics;
 use devroute_proxy::{server, shutdown};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
+use crate::support::tls::{Authority, directory};
 use crate::support::{ANY, Client, Devroute, PATIENCE, Server, sidecar, until, until_refused};
+
+const OPEN: &str = r#"devroute_open_connections{listener="proxy"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_finishes_and_new_connections_are_refused() {
@@ -63,11 +68,7 @@ async fn an_idle_connection_does_not_hold_the_drain() {
     let mut answer = [0; 1024];
     assert_ne!(idle.read(&mut answer).await.unwrap(), 0);
     let silent = TcpStream::connect(sidecar.address).await.unwrap();
-    let connections = r#"devroute_open_connections{listener="proxy"}"#;
-    until("both are open", async || {
-        sidecar.sample(connections).await == 2.0
-    })
-    .await;
+    until("both are open", async || sidecar.sample(OPEN).await == 2.0).await;
     sidecar.shut_down();
     assert_eq!(sidecar.drained().await.abandoned, 0);
     drop(silent);
@@ -89,6 +90,60 @@ async fn readiness_goes_before_connections_are_refused() {
     assert_eq!(answer.header("connection"), "");
     until_refused(sidecar.address).await;
     assert_eq!(sidecar.drained().await.abandoned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_after_the_listener_has_closed_says_that_it_is_the_last() {
+    let listener = server::bind(Bind::Address(ANY)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (trigger, signal) = shutdown::channel();
+    let (entered, has_entered) = oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    // It holds up the thread of its worker, which has no turn then to be told anything.
+    let step = Mutex::new(Some((entered, released)));
+    let answer = Arc::new(move || {
+        let (entered, released) = step.lock().unwrap().take().unwrap();
+        entered.send(()).unwrap();
+        released.recv().unwrap();
+        Response::new(String::new())
+    });
+    let options = server::Options::default();
+    let metrics = Metrics::new("test", 1);
+    let serving = server::serve(listener, options, metrics, signal, move |_worker| {
+        let answer = Arc::clone(&answer);
+        move |_client| {
+            let answer = Arc::clone(&answer);
+            tower::service_fn(move |_: Request<Incoming>| {
+                std::future::ready(Ok::<_, Infallible>(answer()))
+            })
+        }
+    });
+    let serving = tokio::spawn(serving);
+    let asked = tokio::spawn(Client::get(address, "/").send());
+    has_entered.await.unwrap();
+    trigger.shut_down();
+    until_refused(address).await;
+    release.send(()).unwrap();
+    assert_eq!(asked.await.unwrap().header("connection"), "close");
+    assert_eq!(serving.await.unwrap().unwrap().abandoned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_client_in_its_tls_handshake_does_not_hold_the_drain() {
+    let baseline = Server::says("baseline").await;
+    let certificates = Authority::new(&directory("silent")).certificates();
+    let sidecar = sidecar(baseline.address, |config| {
+        config.process.tls = Some(ListenerTls::new(certificates));
+        config.process.timers.head = Duration::from_secs(3600);
+        config.process.drain.timeout = Duration::from_secs(3600);
+        config.process.drain.grace = Duration::from_millis(50);
+    })
+    .await;
+    let silent = TcpStream::connect(sidecar.address).await.unwrap();
+    until("it is open", async || sidecar.sample(OPEN).await == 1.0).await;
+    sidecar.shut_down();
+    assert_eq!(sidecar.drained().await.abandoned, 0);
+    drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

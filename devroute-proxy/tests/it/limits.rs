@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use devroute_proxy::config::ListenerTls;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -10,10 +11,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::support::tls::{Authority, directory};
 use crate::support::{Client, PATIENCE, Server, router, sidecar, until};
 
 const OPEN: &str = r#"devroute_open_connections{listener="proxy"}"#;
 const HEAD_LIMIT: &str = r#"devroute_limits_reached_total{limit="head"}"#;
+const HEAD_TIMER: &str = r#"devroute_client_timeouts_total{timer="head"}"#;
 const CONNECTION_LIMIT: &str = r#"devroute_limits_reached_total{limit="connections"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,8 +80,10 @@ async fn a_head_has_a_size() {
     let large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     assert_eq!(sized(17 * 1024).send().await.status, large);
     assert_eq!(sized(17 * 1024).h2().send().await.status, large);
+    // Far more than is read before the answer, which arrives all the same.
+    assert_eq!(sized(1024 * 1024).send().await.status, large);
     until("it is counted", async || {
-        proxy.sample(HEAD_LIMIT).await == 1.0
+        proxy.sample(HEAD_LIMIT).await == 2.0
     })
     .await;
     assert_eq!(baseline.seen().len(), 2);
@@ -202,8 +207,24 @@ async fn a_head_that_does_not_end_closes_the_connection() {
     client.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
     let closed = tokio::time::timeout(PATIENCE, client.read(&mut [0; 8])).await;
     assert!(matches!(closed.expect("it is closed"), Ok(0) | Err(_)));
-    let head = r#"devroute_client_timeouts_total{timer="head"}"#;
-    assert_eq!(proxy.sample(head).await, 1.0);
+    assert_eq!(proxy.sample(HEAD_TIMER).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_handshake_has_the_time_of_a_head() {
+    let baseline = Server::says("baseline").await;
+    let certificates = Authority::new(&directory("handshake-time")).certificates();
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.tls = Some(ListenerTls::new(certificates));
+        config.process.timers.head = Duration::from_millis(50);
+    })
+    .await;
+    let mut silent = TcpStream::connect(proxy.address).await.unwrap();
+    let closed = tokio::time::timeout(PATIENCE, silent.read(&mut [0; 8])).await;
+    assert!(matches!(closed.expect("it is closed"), Ok(0) | Err(_)));
+    assert_eq!(proxy.sample(HEAD_TIMER).await, 1.0);
+    let failures = "devroute_tls_handshake_failures_total";
+    assert_eq!(proxy.sample(failures).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

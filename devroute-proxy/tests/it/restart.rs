@@ -3,6 +3,11 @@
 //! The processes are real, and so is the load: clients that keep their connections, as the HTTP
 //! libraries of services do. What they do right is what any of them does: they open a new connection
 //! when an answer said `connection: close`, and when they see that theirs has ended before they send.
+//!
+//! All of them are on one thread. On several, hyper's client may call a request unprocessed that it
+//! has sent: a GOAWAY that is read by one thread while the other one is between handing the request
+//! to h2 and asking whether the connection is ready (`ClientTask::poll` of hyper 1.12) fails the
+//! request with that GOAWAY, and no server can tell such a client the truth.
 
 use std::error::Error as _;
 use std::net::{SocketAddr, TcpListener};
@@ -15,6 +20,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::support::binary::Running;
@@ -33,6 +39,8 @@ struct Tally {
 struct Load {
     tally: Arc<Tally>,
     clients: Vec<JoinHandle<Vec<String>>>,
+    /// Its thread ends with this.
+    _running: oneshot::Sender<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,11 +58,19 @@ enum Kind {
 impl Load {
     fn on(address: SocketAddr, kinds: &[Kind]) -> Self {
         let tally = Arc::new(Tally::default());
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
         let clients = kinds
             .iter()
-            .map(|&kind| tokio::spawn(ask(address, kind, Arc::clone(&tally))))
+            .map(|&kind| runtime.spawn(ask(address, kind, Arc::clone(&tally))))
             .collect();
-        Self { tally, clients }
+        let (_running, over) = oneshot::channel();
+        std::thread::spawn(move || runtime.block_on(over));
+        Self {
+            tally,
+            clients,
+            _running,
+        }
     }
 
     /// Waits for so many more answers.
@@ -180,13 +196,15 @@ async fn ask(address: SocketAddr, kind: Kind, tally: Arc<Tally>) -> Vec<String> 
     failures
 }
 
-const KEEPERS: [Kind; 8] = [
+const KEEPERS: [Kind; 10] = [
     Kind::Eager,
     Kind::Eager,
     Kind::Pensive,
     Kind::Pensive,
     Kind::Pensive,
     Kind::Pensive,
+    Kind::Http2,
+    Kind::Http2,
     Kind::Http2,
     Kind::Http2,
 ];
@@ -220,12 +238,7 @@ async fn roll(baseline: Server, kinds: &[Kind], first: Running, next: impl Fn() 
     assert_eq!(load.failures().await, Vec::<String>::new());
     let answers = tally.answers.load(Ordering::Relaxed);
     let seen = baseline.seen().len();
-    if kinds.contains(&Kind::Http2) {
-        // The client asks again for what a GOAWAY calls unprocessed; now and then it was not.
-        assert!(seen >= answers, "{seen} of {answers}");
-    } else {
-        assert_eq!(seen, answers, "each was asked once");
-    }
+    assert_eq!(seen, answers, "each was asked once");
     let connections = tally.connections.load(Ordering::Relaxed);
     assert!(
         connections >= 6 * kinds.len(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use devroute_proxy::server::Certificates;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -71,6 +72,12 @@ impl Authority {
             key: at("key"),
             der: certificate.into(),
         }
+    }
+
+    /// What a listener shows that is reached at 127.0.0.1.
+    pub(crate) fn certificates(&self) -> Certificates {
+        let identity = self.issue("listener", &["127.0.0.1"]);
+        Certificates::load(&identity.cert, &identity.key).unwrap()
     }
 
     /// Connects to `address`, whose certificate has to be for 127.0.0.1, offering `alpn`.
