@@ -8,9 +8,10 @@ import pytest
 
 from support import grpc_peer, ways
 from support.certificates import Authority
+from support.chains import Chain, Recorder
 from support.process import BINARY, EXAMPLE
 from support.servers import Hypercorn
-from support.services import TRACED, Chain, Recorder, Service
+from support.services import KINDS, Service
 from support.wire import Server
 
 #: The work directory, which no commit sees.
@@ -71,13 +72,13 @@ def serve_recorder(started):
 
 @pytest.fixture(scope="session")
 def service():
-    """A service of a kind, with further settings of OpenTelemetry: one for all tests."""
+    """A service of a kind, with further settings: one for all tests."""
     running = {}
 
     def service(kind, **settings):
         key = (kind, *settings.items())
         if key not in running:
-            running[key] = Service(kind, {**TRACED, **settings})
+            running[key] = Service(kind, {**KINDS[kind].settings, **settings})
         return running[key]
 
     yield service

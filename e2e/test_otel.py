@@ -1,4 +1,4 @@
-"""The contract through services that nobody changed: real OpenTelemetry SDKs carry it as baggage.
+"""The contract through services that nobody changed: real tracing SDKs carry it as baggage.
 
 Each is the middle of a chain: a request with a contract comes to its sidecar, it asks the service
 `c` by itself, and a laptop has to answer for that one.
@@ -10,24 +10,21 @@ import threading
 
 import pytest
 
-from support import services
+from support.chains import as_field, as_member, ask, decode, encode, members, sidecar, through
 from support.process import PATIENCE
 from support.services import (
     ADDED_LAYERS,
     ALL,
     AUTOMATIC,
+    DATADOG,
+    DATADOG_EXPRESS,
+    DATADOG_FLASK,
     EXPRESS,
     FASTAPI,
     FLASK,
     GO,
+    KINDS,
     Service,
-    as_field,
-    as_member,
-    ask,
-    decode,
-    encode,
-    members,
-    through,
 )
 
 NOT_WRITTEN = "devroute_baggage_members_not_written_total"
@@ -52,19 +49,16 @@ def test_without_a_contract_nothing_is_there_that_was_not_before(kind, chain):
     assert not any(name.startswith("x-devroute") for name in head.names())
 
 
-#: Each with what Go does not refuse; one member that it does not like takes all others with it.
-OTHERS = {
-    FLASK: "a=1;p=v, b = x%20y ,c=x+y,d=%2B%25,e=f=g,user=al%2Cice",
-    FASTAPI: "a=1;p=v, b = x%20y ,c=x+y,d=%2B%25,e=f=g,user=al%2Cice",
-    EXPRESS: "a=1;p=v, b = x%20y ,c=x+y,d=%2B%25,e=f=g,user=al%2Cice",
-    GO: "a=1;p=v,b=x%20y,user=al%2Cice",
-}
+OTHERS = "a=1;p=v, b = x%20y ,c=x+y,d=%2B%25,e=f=g,user=al%2Cice"
+#: For one member that it does not like it drops all.
+OTHERS_FOR_GO = "a=1;p=v,b=x%20y,user=al%2Cice"
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_other_members_are_what_the_sdk_makes_of_them(kind, chain, serve_recorder):
     """The same as without devroute, byte for byte; and there the SDK alone has changed them."""
-    others, recorder = OTHERS[kind], serve_recorder("recorder")
+    others = OTHERS_FOR_GO if kind == GO else OTHERS
+    recorder = serve_recorder("recorder")
     chain = chain(kind)
     ask(through(chain.services[0].port, recorder.port), ("baggage", others))
     ours, left = members(recorder.only())
@@ -81,13 +75,19 @@ def test_other_members_are_what_the_sdk_makes_of_them(kind, chain, serve_recorde
 def test_what_each_sdk_makes_of_other_members(service, serve_recorder):
     """Recorded in docs/propagation.md; what changes here is to be changed there."""
     seen = {}
-    for kind in AUTOMATIC:
+    for kind in [*AUTOMATIC, *DATADOG]:
         recorder = serve_recorder(kind)
-        ask(through(service(kind).port, recorder.port), ("baggage", OTHERS[kind]))
+        ask(through(service(kind).port, recorder.port), ("baggage", OTHERS))
         seen[kind] = recorder.only().all("baggage")
     python = [b"a=1%3Bp%3Dv,b=x+y,c=x+y,d=%2B%25,e=f%3Dg,user=al%2Cice"]
-    node = [b"a=1;p=v,b=x%20y,c=x%2By,d=%2B%25,e=f%3Dg,user=al%2Cice"]
-    assert seen == {FLASK: python, FASTAPI: python, EXPRESS: node}
+    assert seen == {
+        FLASK: python,
+        FASTAPI: python,
+        EXPRESS: [b"a=1;p=v,b=x%20y,c=x%2By,d=%2B%25,e=f%3Dg,user=al%2Cice"],
+        # What `d` decodes to is another from here on.
+        DATADOG_FLASK: [b"a=1%3Bp%3Dv,b=x%20y,c=x+y,d=+%,e=f%3Dg,user=al%2Cice"],
+        DATADOG_EXPRESS: [b"a=1,b=x%20y,c=x%2By,d=%2B%25,e=f%3Dg,user=al%2Cice"],
+    }
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -120,7 +120,13 @@ def test_concurrent_requests_with_different_contracts_never_mix(kind, chain):
 
 @pytest.mark.parametrize(
     "kinds",
-    [[FLASK, FASTAPI], [FASTAPI, EXPRESS], [EXPRESS, FLASK, FASTAPI], [EXPRESS, GO, FLASK]],
+    [
+        [FLASK, FASTAPI],
+        [FASTAPI, EXPRESS],
+        [EXPRESS, FLASK, FASTAPI],
+        [EXPRESS, GO, FLASK],
+        [DATADOG_FLASK, EXPRESS, DATADOG_EXPRESS],
+    ],
     ids="-".join,
 )
 def test_chains_with_a_sidecar_at_each_service(kinds, chain):
@@ -132,7 +138,13 @@ def test_chains_with_a_sidecar_at_each_service(kinds, chain):
 
 @pytest.mark.parametrize(
     "kinds",
-    [[FLASK, EXPRESS, FASTAPI], [EXPRESS, EXPRESS, FLASK], [GO, GO, GO], [GO, FLASK, GO]],
+    [
+        [FLASK, EXPRESS, FASTAPI],
+        [EXPRESS, EXPRESS, FLASK],
+        [GO] * 7,
+        [GO, FLASK, GO],
+        [FASTAPI, DATADOG_EXPRESS, EXPRESS],
+    ],
     ids="-".join,
 )
 def test_chains_without_a_sidecar_until_c(kinds, chain, serve_recorder):
@@ -142,7 +154,28 @@ def test_chains_without_a_sidecar_until_c(kinds, chain, serve_recorder):
     chain.is_answered_by_the_laptop(contract, as_member(contract))
     chain.ask(as_member(contract), last=recorder.port)
     (ours,), _ = members(recorder.only())
-    assert decode(ours) == (contract, 1 + sum(ADDED_LAYERS[kind] for kind in kinds))
+    assert decode(ours) == (contract, 1 + sum(ADDED_LAYERS.get(kind, 0) for kind in kinds))
+
+
+def test_eight_services_that_each_add_a_layer_need_a_sidecar_among_them(chain):
+    """Eight layers are taken off, and the first one is ours."""
+    chain, contract = chain(*[GO] * 8, sidecars=0), {"c": "127.0.0.1:80"}
+    assert chain.ask(as_member(contract))[0] == 400
+    assert chain.c.decisions() == {"refused": 1}
+
+
+@pytest.mark.parametrize("size", [1, 7900])
+def test_a_service_that_forwards_the_field_itself_carries_any_contract(size, chain, serve):
+    """As many do that forward what they are told to, or all that begins with `x-`."""
+
+    def forward(conn):
+        while head := conn.head():
+            status, said = ask(through(plain.c.port), ("x-devroute", head.get("x-devroute")))
+            conn.send(f"HTTP/1.1 {status} OK\r\ncontent-length: {len(said)}\r\n\r\n{said}")
+
+    plain = chain(serve(forward))
+    contract = padded(plain.contract(), size)
+    plain.is_answered_by_the_laptop(contract, as_field(contract))
 
 
 @pytest.mark.parametrize("kind", [FLASK, FASTAPI])
@@ -163,7 +196,7 @@ def test_a_service_in_the_middle_can_be_replaced_as_well(chain, serve_recorder, 
     """The laptop's copy of the second service is plain, and its own requests end with it."""
     chain, copy = chain(FLASK, EXPRESS), serve_recorder("copy")
     chain.sidecars[1].stop()
-    replaced = services.sidecar("b2", chain.services[1].port, "--allow=loopback")
+    replaced = sidecar("b2", chain.services[1].port, "--allow=loopback")
     started.append(replaced)
     url = through(chain.sidecars[0].port, replaced.port, chain.c.port)
     contract = chain.contract(b2=f"127.0.0.1:{copy.port}")
@@ -213,22 +246,34 @@ def test_a_contract_that_no_member_holds_goes_on_in_the_field_alone(kind, others
 def test_a_contract_at_the_limits_is_carried(kind, limit, chain):
     chain = chain(kind)
     contract = chain.contract()
-    ours = len(as_member(contract)[1])
-    others = {"64 members": many(63), "8192 bytes": filling(8192 - 1 - ours), "3072 bytes": "a=b"}[limit]
     if limit == "3072 bytes":
         contract = padded(contract, 0)
         contract = padded(contract, 3072 - len(as_member(contract)[1]))
-        assert len(as_member(contract)[1]) == 3072
-    chain.is_answered_by_the_laptop(contract, as_field(contract), ("baggage", others))
+    ours = len(as_member(contract)[1])
+    # It counts a comma behind the last member as well.
+    most = 8191 if kind == DATADOG_EXPRESS else 8192
+    others = {
+        "64 members": many(63),
+        "8192 bytes": filling(most - 1 - ours),
+        "3072 bytes": "user=alice",
+    }
+    chain.is_answered_by_the_laptop(contract, as_field(contract), ("baggage", others[limit]))
     assert chain.sidecars[0].metric(NOT_WRITTEN) == 0
 
 
-@pytest.mark.parametrize("kind", [FLASK, EXPRESS])
+WITHOUT_BAGGAGE = {
+    FLASK: {"OTEL_PROPAGATORS": "tracecontext"},
+    EXPRESS: {"OTEL_PROPAGATORS": "tracecontext"},
+    DATADOG_EXPRESS: {"DD_TRACE_PROPAGATION_STYLE": "datadog,tracecontext"},
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_BAGGAGE)
 def test_without_the_baggage_propagator_the_contract_is_lost(kind, chain, service):
     """The first sidecar that sees no contract is behind the service that lost it; what still comes
     through is the trace id.
     """
-    plain = service(kind, OTEL_PROPAGATORS="tracecontext")
+    plain = service(kind, **WITHOUT_BAGGAGE[kind])
     chain = chain(plain)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     parent = ("traceparent", f"00-{trace}-00f067aa0ba902b7-01")
@@ -240,12 +285,43 @@ def test_without_the_baggage_propagator_the_contract_is_lost(kind, chain, servic
     assert head.get("traceparent").split("-")[1] == trace
 
 
+def test_the_record_of_a_run_says_where_it_was_rerouted_and_where_not(chain, service):
+    """What docs/propagation.md tells to ask: each sidecar, for the run by its `$id`."""
+
+    def record(chain):
+        return chain.c.ask_admin("/reroutes?id=run-42")
+
+    kept, lost = chain(EXPRESS), chain(service(EXPRESS, **WITHOUT_BAGGAGE[EXPRESS]))
+    for it in (kept, lost):
+        it.ask(as_field(it.contract(**{"$id": "run-42"})))
+    assert json.loads(record(kept))["reroutes"][0]["service"] == "c"
+    assert json.loads(record(lost))["reroutes"] == []
+
+
+@pytest.mark.parametrize("kind", [FLASK, FASTAPI])
+def test_an_sdk_sends_the_contract_to_anybody(kind, chain, serve_recorder, started):
+    """Outside hosts are no others to it. What stands for them here is a proxy that each of its
+    requests goes to, since nothing leaves the machine.
+    """
+    outside = serve_recorder("outside")
+    proxied = {"http_proxy": f"http://127.0.0.1:{outside.port}", "no_proxy": ""}
+    started.append(Service(kind, {**KINDS[kind].settings, **proxied}))
+    chain = chain(started[-1])
+    url = "http://shop.example/cart"
+    contract = chain.contract()
+    assert ask(through(chain.sidecars[0].port, url), as_field(contract)) == (200, "outside")
+    head = outside.only()
+    assert head.target == url
+    assert decode(members(head)[0][0]) == (contract, 1)
+
+
 def test_python_with_an_exporter_that_is_not_installed_propagates_nothing(chain, started):
-    """The default exporter is a package of its own; without it the service runs, and the SDK does not."""
-    flask = Service(FLASK, settings={})
+    """The default exporter is another package; without it the service runs, and the SDK does not."""
+    flask = Service(FLASK, {})
     started.append(flask)
     chain = chain(flask)
     assert chain.ask(as_field(chain.contract())) == (200, "baseline")
     assert chain.c.decisions() == {"none": 1}
     assert chain.baseline.only().all("baggage") == []
-    flask.lines.wait(lambda line: "Requested component 'otlp_proto_grpc' not found" in line, "that says so")
+    said = "Failed to auto initialize OpenTelemetry"
+    flask.lines.wait(lambda line: said in line, "that says so")
