@@ -1,33 +1,13 @@
 //! hyper-util's client below the layer: what a server on loopback receives.
 
-use std::{convert::Infallible, net::SocketAddr};
-
 use bytes::Bytes;
 use devroute_tower::{DevRouteClientLayer, context};
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::outbound_support::{assert_carries, assert_carries_nothing, contract, serve};
-
-/// Every name leads to loopback, so that a name is internal or not, and the server is ours.
-fn connector() -> HttpConnector<
-    impl tower::Service<
-        hyper_util::client::legacy::connect::dns::Name,
-        Response = std::array::IntoIter<SocketAddr, 1>,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
-    + Send,
-> {
-    HttpConnector::new_with_resolver(service_fn(|_| async {
-        Ok::<_, Infallible>([SocketAddr::from(([127, 0, 0, 1], 0))].into_iter())
-    }))
-}
+use crate::outbound_support::{assert_carries, assert_carries_nothing, connector, contract, serve};
 
 #[tokio::test]
 async fn the_contract_reaches_internal_hosts_and_no_other() {

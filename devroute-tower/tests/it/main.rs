@@ -19,6 +19,7 @@ mod outbound_reroute;
 mod outbound_support;
 #[cfg(feature = "reqwest")]
 mod reqwest;
+mod rule_11_outside;
 mod rule_12_failures;
 mod rule_13_fallback;
 mod rule_16_forwarding;

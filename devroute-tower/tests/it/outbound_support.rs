@@ -1,6 +1,7 @@
 //! A server on loopback that remembers what it received, and contracts to tell apart.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -8,7 +9,9 @@ use std::{
 use axum::{Router, extract::Request, response::Response};
 use devroute_core::{Contract, carrier};
 use http::{HeaderMap, StatusCode, header::LOCATION, request::Parts};
+use hyper_util::client::legacy::connect::{HttpConnector, dns::Name};
 use tokio::net::TcpListener;
+use tower::service_fn;
 
 /// A contract that no other number makes.
 pub(crate) fn contract(number: u16) -> Contract {
@@ -89,4 +92,19 @@ pub(crate) async fn serve() -> (SocketAddr, Received) {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     (address, received)
+}
+
+/// Every name leads to loopback, so that a name is internal or not, and the server is ours.
+pub(crate) fn connector() -> HttpConnector<
+    impl tower::Service<
+        Name,
+        Response = std::array::IntoIter<SocketAddr, 1>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send,
+> {
+    HttpConnector::new_with_resolver(service_fn(|_| async {
+        Ok::<_, Infallible>([SocketAddr::from(([127, 0, 0, 1], 0))].into_iter())
+    }))
 }

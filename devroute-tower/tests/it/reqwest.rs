@@ -170,16 +170,20 @@ mod middleware {
         context::scope(contract(1), async {
             assert_eq!(status(client.get(&world.internal)).await, 200);
             assert_eq!(status(client.get(&world.external)).await, 200);
-            let own = client.get(&world.external).header("x-devroute", text(2));
+            let own = client
+                .get(&world.external)
+                .header("x-devroute", text(2))
+                .header("baggage", "user=alice,devroute=%7B%7D;p=1,team=b");
             assert_eq!(status(own).await, 200);
         })
         .await;
         assert_carries(&world.inside.one().headers, 1);
         let outside = world.outside.take();
         assert_eq!(outside.len(), 2);
-        for parts in outside {
+        for parts in &outside {
             assert_carries_nothing(&parts.headers);
         }
+        assert_eq!(outside[1].headers["baggage"], "user=alice,team=b");
 
         assert_eq!(status(client.get(&world.internal)).await, 200);
         assert_carries_nothing(&world.inside.one().headers);
