@@ -405,6 +405,10 @@ pub struct ProcessArgs {
         default_missing_value = "true"
     )]
     pub reuse_port: Option<String>,
+    /// An HTTP/1 client that sends nothing more while it is answered: `gone`, or `keep` it
+    /// [default: gone]
+    #[arg(long, env = "DEVROUTE_HALF_CLOSE", value_name = "gone|keep")]
+    pub half_close: Option<String>,
     #[command(flatten)]
     pub timers: TimerArgs,
     #[command(flatten)]

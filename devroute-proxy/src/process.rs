@@ -152,6 +152,7 @@ impl Process {
         let ProcessConfig {
             timers,
             limits,
+            half_close,
             drain,
             workers,
             tls,
@@ -164,6 +165,7 @@ impl Process {
                 connections: Some(self.max_connections),
                 ..*limits
             },
+            half_close: *half_close,
             drain: *drain,
             tls: tls.as_ref().map(|tls| tls.certificates.clone()),
         }

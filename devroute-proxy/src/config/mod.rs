@@ -36,7 +36,7 @@ pub use self::settings::Settings;
 use self::settings::Source;
 pub use self::tls::ListenerTls;
 pub(crate) use self::value::ip as parse_ip;
-use crate::server::{Drain, Limits, Timers, inherited};
+use crate::server::{Drain, HalfClose, Limits, Timers, inherited};
 
 /// Where the admin listener is when nothing else is said.
 ///
@@ -231,6 +231,8 @@ pub struct ProcessConfig {
     pub timers: Timers,
     /// How much they may take.
     pub limits: Limits,
+    /// What it means that one sends nothing more while it is answered.
+    pub half_close: HalfClose,
     /// How it ends.
     pub drain: Drain,
     /// Whether other processes may listen at the same addresses.
@@ -246,6 +248,7 @@ impl ProcessConfig {
             workers: NonZeroUsize::MIN,
             timers: Timers::default(),
             limits: Limits::default(),
+            half_close: HalfClose::default(),
             drain: Drain::default(),
             reuse_port: false,
         }
@@ -265,6 +268,9 @@ impl ProcessConfig {
             workers,
             timers: serving::timers(settings)?,
             limits: serving::limits(settings)?,
+            half_close: settings
+                .one("half-close", value::half_close)?
+                .unwrap_or_default(),
             drain: serving::drain(settings)?,
             reuse_port: settings.one("reuse-port", value::boolean)?.unwrap_or(false),
         })

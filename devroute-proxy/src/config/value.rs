@@ -16,6 +16,7 @@ use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Allow, Location, LogFormat, Upstream};
+use crate::server::HalfClose;
 
 /// An address and port, both numbers.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
@@ -267,6 +268,15 @@ pub(crate) fn forwarded_on_all(text: &str) -> Result<bool, String> {
         "all" => Ok(true),
         "rerouted" => Ok(false),
         _ => Err(format!("{text:?} is neither `rerouted` nor `all`")),
+    }
+}
+
+/// What the end of a client's half of its connection means.
+pub(crate) fn half_close(text: &str) -> Result<HalfClose, String> {
+    match text {
+        "gone" => Ok(HalfClose::Gone),
+        "keep" => Ok(HalfClose::Keep),
+        _ => Err(format!("{text:?} is neither `gone` nor `keep`")),
     }
 }
 

@@ -20,7 +20,7 @@ use super::exchange::Exchange;
 use super::lifetime::{self, Draining, Patience};
 use super::stream::Stream;
 use super::watched::Watched;
-use super::{BoxError, Certificates, Limits, Options, Timers};
+use super::{BoxError, Certificates, HalfClose, Limits, Options, Timers};
 use crate::metrics::Limit;
 
 /// What a connection that is one too many gets for the head of its request.
@@ -44,7 +44,7 @@ impl Connections {
         let Options { limits, timers, .. } = options;
         let head_size = limits.head_size.max(LEAST_HEAD);
         Self {
-            builders: Arc::new(Builders::new(limits, head_size)),
+            builders: Arc::new(Builders::new(options, head_size)),
             tls: options.tls.clone(),
             patience: Patience {
                 timers: *timers,
@@ -128,12 +128,14 @@ struct Builders {
 }
 
 impl Builders {
-    fn new(limits: &Limits, head_size: u32) -> Self {
+    fn new(options: &Options, head_size: u32) -> Self {
+        let limits = &options.limits;
         let mut http1 = http1::Builder::new();
         let most = usize::try_from(head_size).unwrap_or(usize::MAX);
         // Its timer cuts what is idle as well; ours does not (see `lifetime`).
         http1
             .header_read_timeout(None)
+            .half_close(options.half_close == HalfClose::Keep)
             // A buffer grows by doubling, so its size alone would let in twice as much.
             .max_header_size(most)
             .max_buf_size(most);

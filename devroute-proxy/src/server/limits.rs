@@ -76,6 +76,21 @@ impl Default for Limits {
     }
 }
 
+/// What it means that a client of HTTP/1 sends nothing more, while its request is answered.
+///
+/// TCP says only that its half of the connection has ended. HTTP/2 ends each stream for itself, so
+/// there a client that is gone is gone whatever this is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum HalfClose {
+    /// That it has gone: nobody works for it any longer. Nearly always it has.
+    #[default]
+    Gone,
+    /// That it waits for its answer, and closes its half first, as a few do (`nc -N`). One that has
+    /// really gone is noticed no sooner than something is sent to it.
+    Keep,
+}
+
 /// How a server ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]

@@ -71,7 +71,7 @@ use self::admission::{Admission, Place};
 pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
 use self::lifetime::Draining;
-pub use self::limits::{Drain, Limits, Timers};
+pub use self::limits::{Drain, HalfClose, Limits, Timers};
 pub use self::listen::{bind, bind_shared};
 use self::worker::Accepted;
 use crate::metrics::{Limit, Metrics, WorkerMetrics};
@@ -87,6 +87,8 @@ pub struct Options {
     pub timers: Timers,
     /// How much clients may take.
     pub limits: Limits,
+    /// What it means that a client sends nothing more.
+    pub half_close: HalfClose,
     /// How it ends.
     pub drain: Drain,
     /// What is shown to clients, which speak TLS then and nothing else.
@@ -99,6 +101,7 @@ impl Default for Options {
             workers: NonZeroUsize::MIN,
             timers: Timers::default(),
             limits: Limits::default(),
+            half_close: HalfClose::default(),
             drain: Drain::default(),
             tls: None,
         }

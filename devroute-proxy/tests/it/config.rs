@@ -115,6 +115,10 @@ fn a_wrong_flag_names_the_flag() {
             "--max-head-size 65536",
             "--max-head-size: \"65536\" is not a size",
         ),
+        (
+            "--half-close maybe",
+            "--half-close: \"maybe\" is neither `gone` nor `keep`",
+        ),
         ("--reuse-port=maybe", "--reuse-port: \"maybe\" is neither"),
         ("--tls-reload 10", "--tls-reload: \"10\" is not a time"),
         ("--config /nonexistent", "--config: /nonexistent: "),

@@ -7,6 +7,7 @@
 mod admin;
 mod config;
 mod demo;
+mod gone;
 mod lifecycle;
 mod limits;
 mod outbound;
