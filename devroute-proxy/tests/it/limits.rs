@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use devroute_proxy::config::ListenerTls;
+use devroute_proxy::server;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -165,6 +166,39 @@ async fn a_connection_has_a_number_of_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_too_many_is_refused_to_a_client_that_does_not_count() {
+    let baseline = Server::holding("baseline").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.limits.streams = 1;
+    })
+    .await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // `GET http://foo/`, on one stream and on another (RFC 7541, appendix A).
+    let get = |stream| {
+        [
+            0, 0, 8, 1, 5, 0, 0, 0, stream, 0x82, 0x86, 0x84, 0x41, 3, b'f', b'o', b'o',
+        ]
+    };
+    let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    client.write_all(preface).await.unwrap();
+    client.write_all(&settings).await.unwrap();
+    client.write_all(&get(1)).await.unwrap();
+    baseline.arrived().await;
+    client.write_all(&get(3)).await.unwrap();
+    let refused = b"\0\0\x04\x03\0\0\0\0\x03\0\0\0\x07";
+    let mut read = Vec::new();
+    let reading = async {
+        while !read.ends_with(refused) {
+            read.push(client.read_u8().await.unwrap());
+        }
+    };
+    let refusal = tokio::time::timeout(PATIENCE, reading).await;
+    refusal.expect("it is refused");
+    assert_eq!(baseline.seen().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_may_have_a_time_to_answer_in_and_a_laptop_has_none() {
     let timeout = Duration::from_millis(50);
     let baseline = Server::holding("baseline").await;
@@ -208,6 +242,66 @@ async fn a_head_that_does_not_end_closes_the_connection() {
     let closed = tokio::time::timeout(PATIENCE, client.read(&mut [0; 8])).await;
     assert!(matches!(closed.expect("it is closed"), Ok(0) | Err(_)));
     assert_eq!(proxy.sample(HEAD_TIMER).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_is_closed() {
+    let proxy = router(|config| config.process.timers.first_byte = Duration::from_millis(50)).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let closed = tokio::time::timeout(PATIENCE, client.read(&mut [0; 8])).await;
+    assert!(matches!(closed.expect("it is closed"), Ok(0) | Err(_)));
+    let first_byte = r#"devroute_client_timeouts_total{timer="first_byte"}"#;
+    assert_eq!(proxy.sample(first_byte).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_request_is_closed() {
+    let proxy = router(|config| config.process.timers.idle = Some(Duration::from_millis(50))).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let probe = b"GET /_healthz HTTP/1.1\r\nhost: foo\r\n\r\n";
+    client.write_all(probe).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(PATIENCE, client.read_to_string(&mut answer)).await;
+    read.expect("it is closed").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(!answer.contains("connection: close"), "{answer}");
+    let idle = r#"devroute_client_timeouts_total{timer="idle"}"#;
+    until("it is counted", async || proxy.sample(idle).await == 1.0).await;
+}
+
+#[test]
+fn the_documentation_has_the_defaults() {
+    let guide = include_str!("../../../docs/operations.md");
+    let server::Options {
+        timers,
+        limits,
+        drain,
+        ..
+    } = server::Options::default();
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    for (flag, default) in [
+        ("first-byte-timeout", seconds(timers.first_byte)),
+        ("head-timeout", seconds(timers.head)),
+        (
+            "idle-timeout",
+            format!("{} min", timers.idle.unwrap().as_secs() / 60),
+        ),
+        ("max-connections", server::Limits::CONNECTIONS.to_string()),
+        ("max-streams", limits.streams.to_string()),
+        ("max-head-size", format!("{} KiB", limits.head_size / 1024)),
+        ("max-headers", limits.headers.to_string()),
+    ] {
+        let row = format!("| `--{flag}` | {default}");
+        assert!(guide.contains(&row), "{row}");
+    }
+    for (flag, default) in [
+        ("drain-delay", drain.delay),
+        ("drain-grace", drain.grace),
+        ("drain-timeout", drain.timeout),
+    ] {
+        let told = format!("`--{flag}` ({})", seconds(default));
+        assert!(guide.contains(&told), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
