@@ -3,13 +3,14 @@
 import contextlib
 import pathlib
 import shutil
+import socket
 
 import pytest
 
 from support import grpc_peer, ways
 from support.certificates import Authority
 from support.chains import Chain, Recorder
-from support.process import BINARY, EXAMPLE
+from support.process import BINARY, EXAMPLE, TONIC_PEER
 from support.servers import Hypercorn
 from support.services import KINDS, Service
 from support.wire import Server
@@ -19,7 +20,7 @@ WORK = pathlib.Path(__file__).parent.parent / "target" / "e2e"
 
 
 def pytest_sessionstart():
-    for binary in (BINARY, EXAMPLE):
+    for binary in (BINARY, EXAMPLE, TONIC_PEER):
         if not shutil.which(binary):
             pytest.exit(f"{binary} is not there: run e2e/run, or cargo build", 4)
 
@@ -95,6 +96,14 @@ def chain(started, service):
         return Chain(links, started, **options)
 
     return chain
+
+
+@pytest.fixture
+def nobody():
+    """A port that nobody listens on, and that nobody else gets."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
 
 
 @pytest.fixture

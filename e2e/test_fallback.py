@@ -44,10 +44,8 @@ def is_answered_by_the_baseline(way, baseline, cause):
     assert len(baseline.connections) == 1
 
 
-def test_rule_13_the_baseline_answers_for_a_laptop_that_is_down(falling_back, serve):
-    laptop = serve(answering("laptop"))
-    laptop.stop()
-    way, baseline = falling_back(f"127.0.0.1:{laptop.port}")
+def test_rule_13_the_baseline_answers_for_a_laptop_that_is_down(falling_back, nobody):
+    way, baseline = falling_back(f"127.0.0.1:{nobody}")
     is_answered_by_the_baseline(way, baseline, REFUSED.cause)
 
 
@@ -103,10 +101,8 @@ def test_rule_13_the_target_is_asked_first_and_alone(falling_back, serve):
     assert baseline.received == 0
 
 
-def test_rule_13_both_are_down(falling_back, serve):
-    laptop = serve(answering("laptop"))
-    laptop.stop()
-    way, baseline = falling_back(f"127.0.0.1:{laptop.port}")
+def test_rule_13_both_are_down(falling_back, nobody):
+    way, baseline = falling_back(f"127.0.0.1:{nobody}")
     baseline.stop()
     head, body = post(way)
     problem = json.loads(body)
@@ -125,19 +121,16 @@ def test_rule_13_what_is_not_allowed_does_not_fall_back(falling_back):
     assert not baseline.connections
 
 
-def test_rule_13_a_router_that_is_down_falls_back(way_of, serve):
-    router, baseline = serve(answering("router")), serve(answering("baseline"))
-    router.stop()
-    flags = ["--on-failure=fallback", f"--via=127.0.0.1:{router.port}"]
+def test_rule_13_a_router_that_is_down_falls_back(way_of, serve, nobody):
+    baseline = serve(answering("baseline"))
+    flags = ["--on-failure=fallback", f"--via=127.0.0.1:{nobody}"]
     way = way_of(ways.BASELINE, baseline.port, flags=flags)
     way.fields["x-devroute"] = json.dumps({ways.SERVICE: "10.0.0.1:80"})
     is_answered_by_the_baseline(way, baseline, REFUSED.cause)
 
 
-def test_an_upload_of_any_size_falls_back_whole(falling_back, serve):
-    laptop = serve(answering("laptop"))
-    laptop.stop()
-    way, _ = falling_back(f"127.0.0.1:{laptop.port}")
+def test_an_upload_of_any_size_falls_back_whole(falling_back, nobody):
+    way, _ = falling_back(f"127.0.0.1:{nobody}")
     body = "x" * 3_000_000
     assert post(way, body=body)[1] == f"baseline POST /pay {body}".encode()
 

@@ -23,11 +23,9 @@ from support.wire import answering, connect
 # Before the connection.
 
 
-def test_rule_12_nobody_listens(way, serve):
-    peer = serve(answering("peer"))
-    peer.stop()
-    way = way(peer.port)
-    is_reported(way, post(way), REFUSED, f"127.0.0.1:{peer.port}")
+def test_rule_12_nobody_listens(way, nobody):
+    way = way(nobody)
+    is_reported(way, post(way), REFUSED, f"127.0.0.1:{nobody}")
 
 
 def test_rule_12_a_malformed_contract(rerouted_way, serve):
@@ -66,6 +64,11 @@ def test_rule_12_no_answer_comes_of_it(way, serve, handler, fault):
     assert len(peer.connections) == 1, "a request that may have been seen is not sent again"
 
 
+def test_rule_12_nobody_listens_for_a_grpc_call(way, nobody):
+    way = way(nobody)
+    is_reported_to_grpc(way, post_grpc(way), REFUSED, f"127.0.0.1:{nobody}")
+
+
 @AFTER_CONNECT_H2
 def test_rule_12_no_answer_comes_of_it_over_http_2(way, serve, handler, fault):
     peer = serve(handler)
@@ -77,7 +80,6 @@ def test_rule_12_no_answer_comes_of_it_over_http_2(way, serve, handler, fault):
 @pytest.mark.parametrize(
     ("handler", "fault"),
     [
-        (None, REFUSED),
         (faults.close_before_the_head, CLOSED),
         (faults.h2_reset_of_the_stream, CLOSED),
         (faults.h2_no_preface, NOT_HTTP),
@@ -87,12 +89,10 @@ def test_rule_12_no_answer_comes_of_it_over_http_2(way, serve, handler, fault):
 )
 def test_rule_12_no_answer_comes_of_a_grpc_call(way, serve, handler, fault):
     """Behind `http`, where a gRPC request is recognised."""
-    peer = serve(handler or answering("peer"))
-    if not handler:
-        peer.stop()
+    peer = serve(handler)
     way = way(peer.port)
     is_reported_to_grpc(way, post_grpc(way), fault, f"127.0.0.1:{peer.port}")
-    assert len(peer.connections) == (1 if handler else 0)
+    assert len(peer.connections) == 1
 
 
 @pytest.mark.parametrize(

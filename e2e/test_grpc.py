@@ -193,13 +193,11 @@ def test_compressed_messages_pass(way, peer, client):
 # What devroute answers itself.
 
 
-def test_rule_12_a_laptop_that_is_down_is_unavailable_and_says_why(rerouted_way, peer, client):
-    laptop = peer()
-    laptop.stop()
-    way = rerouted_way(laptop.port)
+def test_rule_12_a_laptop_that_is_down_is_unavailable_and_says_why(rerouted_way, nobody, client):
+    way = rerouted_way(nobody)
     error = error_of(client(way).call("Unary", client(way).text(text="x")))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert f"127.0.0.1:{laptop.port} refused the connection" in error.details()
+    assert f"127.0.0.1:{nobody} refused the connection" in error.details()
     assert "start checkout on that machine" in error.details()
     metadata = {**dict(error.initial_metadata() or ()), **dict(error.trailing_metadata() or ())}
     assert "connection_refused" in metadata["proxy-status"]
@@ -222,13 +220,14 @@ def test_rule_12_contracts_that_are_not_obeyed(rerouted_way, peer, client, contr
 
 
 @pytest.mark.parametrize("kind", [ways.REROUTED, ways.BASELINE])
-def test_rule_13_the_baseline_answers_a_stream_when_the_laptop_is_down(kind, way_of, peer, client):
+def test_rule_13_the_baseline_answers_a_stream_when_the_laptop_is_down(
+    kind, way_of, peer, nobody, client
+):
     """A fallback in front of a gRPC baseline; and what the baseline path does with the same flags."""
-    laptop, baseline = peer("laptop"), peer("baseline")
-    laptop.stop()
+    baseline = peer("baseline")
     way = way_of(ways.BASELINE, baseline.port, flags=["--allow=loopback", "--on-failure=fallback"])
     if kind == ways.REROUTED:
-        way.fields["x-devroute"] = f'{{"checkout":"127.0.0.1:{laptop.port}"}}'
+        way.fields["x-devroute"] = f'{{"checkout":"127.0.0.1:{nobody}"}}'
     client = client(way)
     answers = client.call("Chat", iter([client.text(text="a"), client.text(text="b")]))
     assert [answer.text for answer in answers] == ["0: a", "1: b"]

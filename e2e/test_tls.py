@@ -12,10 +12,9 @@ import grpc
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
-from websockets.sync.server import serve as serve_websockets
 
 from support import ways
-from support.faults import CLOSED, TIMED_OUT, Fault, post, post_grpc
+from support.faults import TIMED_OUT, Fault, post, post_grpc
 from support.process import PATIENCE, Devroute, until
 from support.servers import Nginx
 from support.verdicts import is_reported, is_reported_to_grpc

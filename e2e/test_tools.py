@@ -144,14 +144,12 @@ def test_curl_uploads_from_a_pipe_as_it_fills(way, serve, tool):
     assert (said, b"".join(whole)) == (b"201", b"second")
 
 
-def test_curl_sees_the_problem_when_the_laptop_is_down(way_of, serve, curl):
-    laptop = serve(answering("laptop"))
-    laptop.stop()
-    way = way_of(ways.REROUTED, laptop.port)
+def test_curl_sees_the_problem_when_the_laptop_is_down(way_of, nobody, curl):
+    way = way_of(ways.REROUTED, nobody)
     said, _ = curl(way, "-w", "%{stderr}%{http_code} %header{proxy-status}")
     problem = json.loads(said)
     assert problem["status"] == 502
-    assert problem["target"] == f"127.0.0.1:{laptop.port}"
+    assert problem["target"] == f"127.0.0.1:{nobody}"
 
 
 # nghttp and h2load.

@@ -232,22 +232,19 @@ def test_a_client_that_is_gone_ends_the_tunnel(way, serve):
 # What devroute answers itself.
 
 
-def test_rule_12_a_laptop_that_is_down_is_a_plain_502(rerouted_way, peer):
-    laptop = peer(echo)
-    laptop.stop()
+def test_rule_12_a_laptop_that_is_down_is_a_plain_502(rerouted_way, nobody):
     with pytest.raises(InvalidStatus) as refused:
-        client_of(rerouted_way(laptop.port))
+        client_of(rerouted_way(nobody))
     response = refused.value.response
     assert response.status_code == 502
     assert b'"cause":"connection_refused"' in response.body
 
 
-def test_rule_13_the_baseline_gets_the_upgrade_when_the_laptop_is_down(way_of, peer):
-    laptop, baseline = peer(echo), peer(echo)
-    laptop.stop()
+def test_rule_13_the_baseline_gets_the_upgrade_when_the_laptop_is_down(way_of, peer, nobody):
+    baseline = peer(echo)
     flags = ["--allow=loopback", "--on-failure=fallback"]
     way = way_of(ways.BASELINE, baseline.port, flags=flags)
-    way.fields["x-devroute"] = f'{{"checkout":"127.0.0.1:{laptop.port}"}}'
+    way.fields["x-devroute"] = f'{{"checkout":"127.0.0.1:{nobody}"}}'
     with client_of(way) as client:
         mark = client.response.headers["x-devroute-routed"]
         assert mark == "checkout=baseline; reason=connection_refused"

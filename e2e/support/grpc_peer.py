@@ -50,6 +50,11 @@ class Peer:
     def Unary(self, request, context):
         sent = dict(context.invocation_metadata())
         self.seen.append(sent)
+        if "x-hang" in sent:
+            context.add_callback(self.cancelled.set)
+            self.cancelled.wait(PATIENCE)
+        if request.text.lower() == "gzip":
+            context.set_compression(grpc.Compression.Gzip)
         context.send_initial_metadata([("x-peer", self.name), ("x-back", sent.get("x-ask", ""))])
         context.set_trailing_metadata(
             [("x-end", "1"), ("x-end", "2"), ("x-back-bin", sent.get("x-ask-bin", b""))]

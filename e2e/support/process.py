@@ -13,6 +13,7 @@ import urllib.request
 PATIENCE = 15.0
 
 BINARY = os.environ.get("DEVROUTE_BIN", "target/debug/devroute")
+TONIC_PEER = os.environ.get("DEVROUTE_TONIC_PEER", "target/debug/tonic-peer")
 EXAMPLE = os.environ.get("DEVROUTE_EXAMPLE", "target/debug/examples/hyper-service")
 
 
@@ -63,6 +64,10 @@ class Lines:
             assert line is not None, f"no line {what} in {self._lines}"
             return line
 
+    def so_far(self):
+        with self._changed:
+            return list(self._lines)
+
     def all(self):
         self._thread.join(PATIENCE)
         return list(self._lines)
@@ -71,8 +76,13 @@ class Lines:
 class Process:
     """A child process with its standard error, or output, read line by line."""
 
-    def __init__(self, command, *, read="stderr", env=None, cwd=None):
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, read: subprocess.PIPE}
+    def __init__(self, command, *, read="stderr", env=None, cwd=None, **streams):
+        streams = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            read: subprocess.PIPE,
+            **streams,
+        }
         # Nothing of the caller's environment decides what is tested.
         environment = {"PATH": os.environ["PATH"], **(env or {})}
         self.child = subprocess.Popen(command, text=True, env=environment, cwd=cwd, **streams)
