@@ -1,59 +1,4 @@
-//! The contract of the request that the current task is serving.
-//!
-//! A service receives a contract with one request and must hand it to every request that this one
-//! causes. Between the two lies code that knows nothing of contracts, so the contract waits in a
-//! task-local *scope*:
-//!
-//! 1. [`DevRouteLayer`](crate::DevRouteLayer) puts the contract of an incoming request in scope:
-//!    for the call of the inner service, for every poll of its future and for every poll of the
-//!    response body.
-//! 2. [`DevRouteClientLayer`](crate::DevRouteClientLayer), or whoever calls [`current`], finds it
-//!    there.
-//!
-//! A scope belongs to the *polls of one future*, not to a thread and not to a connection: tasks
-//! that share a worker thread never see each other's contract, and a future that is moved to
-//! another thread takes its contract along. Scopes nest; the inner one wins while it lasts. Where
-//! there is no contract there is no scope, and outside any runtime [`current`] is `None`.
-//!
-//! # What plain `tokio::spawn` loses
-//!
-//! A spawned task is polled by the runtime and no longer by the future that spawned it, so it runs
-//! outside the scope. Nothing can change that from the outside: tokio has no hook that would let a
-//! library inherit a task-local. Spawn through this module instead, or wrap the future with
-//! [`ContractExt::in_current_contract`], which works for everything that takes a future
-//! (`JoinSet`, `LocalSet`, `FuturesUnordered`, an executor of your own):
-//!
-//! ```
-//! use devroute_core::Contract;
-//! use devroute_tower::context::{self, ContractExt as _};
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let contract: Contract = r#"{"foo":"192.168.1.12:8001"}"#.parse()?;
-//!
-//! context::scope(contract.clone(), async {
-//!     assert_eq!(context::current().as_ref(), Some(&contract));
-//!
-//!     // Lost: the runtime polls this task, not the scope around us.
-//!     let lost = tokio::spawn(async { context::current() });
-//!     assert_eq!(lost.await?, None);
-//!
-//!     // Kept.
-//!     let kept = context::spawn(async { context::current() });
-//!     assert_eq!(kept.await?.as_ref(), Some(&contract));
-//!     let kept = tokio::spawn(async { context::current() }.in_current_contract());
-//!     assert_eq!(kept.await?.as_ref(), Some(&contract));
-//!     let kept = context::spawn_blocking(context::current);
-//!     assert_eq!(kept.await?.as_ref(), Some(&contract));
-//!     Ok(())
-//! })
-//! .await
-//! # }
-//! ```
-//!
-//! The same holds for a channel to a worker task: the worker is not inside the request's scope.
-//! Send the contract along with the message ([`current`]) and enter it on the other side
-//! ([`scope`], [`sync_scope`]), or put it into the extensions of the outgoing request.
+#![doc = include_str!("context.md")]
 
 use std::{
     fmt,
@@ -187,17 +132,18 @@ where
 pub trait ContractExt: Future + Sized {
     /// Binds the future to the contract that is in scope now; without one it stays as it is.
     fn in_current_contract(self) -> Scope<Self> {
-        match current() {
+        self.in_contract(current())
+    }
+
+    /// Binds the future to `contract`, which may be one that was remembered before: what [`current`]
+    /// returned then. Without one the future stays as it is.
+    fn in_contract(self, contract: impl Into<Option<Contract>>) -> Scope<Self> {
+        match contract.into() {
             Some(contract) => scope(contract, self),
             None => Scope {
                 state: State::Bare { future: self },
             },
         }
-    }
-
-    /// Binds the future to `contract`: [`scope`] in the order that reads well after a future.
-    fn in_contract(self, contract: Contract) -> Scope<Self> {
-        scope(contract, self)
     }
 }
 

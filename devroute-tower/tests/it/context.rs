@@ -146,6 +146,17 @@ async fn helpers_without_a_contract_spawn_without_one() {
 }
 
 #[tokio::test]
+async fn a_future_enters_a_contract_that_was_remembered_if_there_was_one() {
+    let seen = async { context::current() };
+    assert_eq!(seen.in_contract(None).await, None);
+    let seen = async { context::current() };
+    assert_eq!(seen.in_contract(Some(contract(1))).await, Some(contract(1)));
+    // To remember none is not to leave the scope that is there.
+    let seen = context::scope(contract(2), async { context::current() }.in_contract(None));
+    assert_eq!(seen.await, Some(contract(2)));
+}
+
+#[tokio::test]
 async fn the_contract_is_taken_when_the_helper_is_called() {
     let future = context::sync_scope(contract(1), || {
         async { context::current() }.in_current_contract()

@@ -333,6 +333,42 @@ fn rule_09_contracts_survive_the_sdk() {
     }
 }
 
+/// What docs/propagation.md says of the SDK, so that a new release of it is noticed.
+#[test]
+fn what_the_sdk_makes_of_a_baggage() {
+    let passed = |lines: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(carrier::BAGGAGE, line.parse().unwrap());
+        }
+        let context = propagator().extract(&HeaderExtractor(&headers));
+        headers.clear();
+        propagator().inject_context(&context, &mut HeaderInjector(&mut headers));
+        headers.remove(carrier::BAGGAGE)
+    };
+    let (long, too_long) = ("x".repeat(5000), "x".repeat(8200));
+    let long = format!("a={long}");
+    for (lines, expected) in [
+        (&["a=1;p=q"][..], Some("a=1;p=q")),
+        (&["a=x%20b"], Some("a=x%20b")),
+        (&["a=1", "b=2"], Some("a=1")),
+        (
+            &[r#"devroute={"foo":"10.0.0.1:80"}"#],
+            Some("devroute={%22foo%22:%2210.0.0.1:80%22}"),
+        ),
+        (
+            &[r#"devroute={"foo":"10.0.0.1:80","b":"h:1"}"#],
+            Some("devroute={%22foo%22:%2210.0.0.1:80%22"),
+        ),
+        (&[&long], Some(&*long)),
+        (&[&format!("a={too_long}")], None),
+    ] {
+        let found = passed(lines);
+        let found = found.as_ref().map(|line| line.to_str().unwrap());
+        assert_eq!(found, expected, "{lines:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_exported_span_has_the_decision() {
     let service = ServiceBuilder::new()

@@ -15,7 +15,7 @@ use devroute_tower::{
     outbound::{InternalHosts, outgoing_headers},
 };
 use http::{HeaderMap, Request, Response};
-use tower::{Layer as _, Service, ServiceExt as _, service_fn};
+use tower::{Layer as _, Service, ServiceExt as _, buffer::Buffer, service_fn};
 use tower_test::mock;
 
 use crate::outbound_support::{assert_carries, assert_carries_nothing, carried, contract, text};
@@ -364,6 +364,27 @@ fn outgoing_headers_follow_the_same_guard() {
         let partner = "https://api.partner.example/".parse().unwrap();
         assert_carries(&hosts.outgoing_headers(&partner), 1);
     });
+}
+
+/// Documented: tower's `Buffer` calls what is inside of it on a task of its own.
+#[tokio::test]
+async fn a_buffer_belongs_below_the_layer() {
+    let client = service_fn(|request: Request<()>| async move {
+        Ok::<_, Infallible>(Response::new(request.headers().clone()))
+    });
+    let below = DevRouteClientLayer::new().layer(Buffer::new(client, 1));
+    let call = below.oneshot(get("http://checkout/"));
+    let response = context::scope(contract(1), call).await.unwrap();
+    assert_carries(response.body(), 1);
+
+    let around = Buffer::new(DevRouteClientLayer::new().layer(client), 1);
+    let call = around.clone().oneshot(get("http://checkout/"));
+    let response = context::scope(contract(1), call).await.unwrap();
+    assert_carries_nothing(response.body());
+    // The way out where it cannot be moved.
+    let mut request = get("http://checkout/");
+    request.extensions_mut().insert(contract(1));
+    assert_carries(around.oneshot(request).await.unwrap().body(), 1);
 }
 
 #[test]
