@@ -3,6 +3,7 @@
 
 pub use devroute_core as core;
 
+mod bounds;
 pub mod context;
 mod failure;
 mod forward;

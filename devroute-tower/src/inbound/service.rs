@@ -22,7 +22,9 @@ use super::{
     span,
 };
 use crate::{
-    BoxError, context,
+    BoxError,
+    bounds::{Inner, Payload, Transport},
+    context,
     failure::{Dialect, Failure},
     forwarded::{self, ClientInfo},
     mode::Mode,
@@ -62,20 +64,17 @@ impl<S, T> DevRoute<S, T> {
 
 impl<S, T, ReqBody, ResBody, TBody> Service<Request<ReqBody>> for DevRoute<S, T>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send,
-    T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
-    T::Error: Into<BoxError>,
-    T::Future: Send,
-    TBody: HttpBody + Send + 'static,
-    TBody::Data: Send,
-    TBody::Error: Into<BoxError>,
-    ReqBody: HttpBody + Send + 'static,
-    ReqBody::Data: Send,
-    ReqBody::Error: Into<BoxError>,
-    ResBody: HttpBody<Data = Bytes> + Send + 'static,
-    ResBody::Error: Into<BoxError>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Send, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
+    T: Service<Request<Body>, Response = Response<TBody>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    TBody: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    ReqBody: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    ResBody: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -99,24 +98,14 @@ impl<S, T> DevRoute<S, T> {
     /// Never inlined: then the request would be copied once more on its way to the inner service,
     /// also where there is no contract.
     #[inline(never)]
-    fn decide<ReqBody, ResBody, TBody>(
+    fn decide<ReqBody>(
         &mut self,
         mut request: Request<ReqBody>,
-    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    ) -> ResponseFuture<S::Future, S::ResBody, S::Error>
     where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send,
-        T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
-        T::Error: Into<BoxError>,
-        T::Future: Send,
-        TBody: HttpBody + Send + 'static,
-        TBody::Data: Send,
-        TBody::Error: Into<BoxError>,
-        ReqBody: HttpBody + Send + 'static,
-        ReqBody::Data: Send,
-        ReqBody::Error: Into<BoxError>,
-        ResBody: Send + 'static,
+        S: Inner<ReqBody>,
+        T: Transport,
+        ReqBody: Payload,
     {
         match self.shared.mode {
             Mode::On => {}
@@ -212,25 +201,15 @@ impl<S, T> DevRoute<S, T> {
         ResponseFuture::refused(answer)
     }
 
-    fn reroute<ReqBody, ResBody, TBody>(
+    fn reroute<ReqBody>(
         &mut self,
         request: Request<ReqBody>,
         decision: Reroute,
-    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    ) -> ResponseFuture<S::Future, S::ResBody, S::Error>
     where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send,
-        T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
-        T::Error: Into<BoxError>,
-        T::Future: Send,
-        TBody: HttpBody + Send + 'static,
-        TBody::Data: Send,
-        TBody::Error: Into<BoxError>,
-        ReqBody: HttpBody + Send + 'static,
-        ReqBody::Data: Send,
-        ReqBody::Error: Into<BoxError>,
-        ResBody: Send + 'static,
+        S: Inner<ReqBody>,
+        T: Transport,
+        ReqBody: Payload,
     {
         let transport = self.transport.clone();
         let shared = Arc::clone(&self.shared);

@@ -18,6 +18,7 @@ use tower_service::Service;
 use super::{FirstLabel, MakeServiceName, attach::Attach, future::ResponseFuture};
 use crate::{
     BoxError,
+    bounds::{Inner, Payload, Transport},
     failure::{Dialect, Failure},
     forwarded::{ForwardedFields, without_userinfo},
     inbound::ResponseBody,
@@ -162,20 +163,17 @@ pub struct DevRouteClientReroute<S, T> {
 
 impl<S, T, ReqBody, ResBody, TBody> Service<Request<ReqBody>> for DevRouteClientReroute<S, T>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send,
-    T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
-    T::Error: Into<BoxError>,
-    T::Future: Send,
-    TBody: HttpBody + Send + 'static,
-    TBody::Data: Send,
-    TBody::Error: Into<BoxError>,
-    ReqBody: HttpBody + Send + 'static,
-    ReqBody::Data: Send,
-    ReqBody::Error: Into<BoxError>,
-    ResBody: HttpBody<Data = Bytes> + Send + 'static,
-    ResBody::Error: Into<BoxError>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Send, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
+    T: Service<Request<Body>, Response = Response<TBody>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    TBody: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    ReqBody: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    ResBody: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -213,26 +211,16 @@ where
 }
 
 impl<S, T> DevRouteClientReroute<S, T> {
-    fn reroute<ReqBody, ResBody, TBody>(
+    fn reroute<ReqBody>(
         &mut self,
         mut request: Request<ReqBody>,
         decision: Reroute,
         authority: &Authority,
-    ) -> ResponseFuture<S::Future, ResBody, S::Error>
+    ) -> ResponseFuture<S::Future, S::ResBody, S::Error>
     where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send,
-        T: Service<Request<Body>, Response = Response<TBody>> + Clone + Send + 'static,
-        T::Error: Into<BoxError>,
-        T::Future: Send,
-        TBody: HttpBody + Send + 'static,
-        TBody::Data: Send,
-        TBody::Error: Into<BoxError>,
-        ReqBody: HttpBody + Send + 'static,
-        ReqBody::Data: Send,
-        ReqBody::Error: Into<BoxError>,
-        ResBody: Send + 'static,
+        S: Inner<ReqBody>,
+        T: Transport,
+        ReqBody: Payload,
     {
         let transport = self.transport.clone();
         let shared = Arc::clone(&self.shared);

@@ -12,9 +12,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     uri::{Authority, Parts as UriParts},
 };
-use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
-use tower_service::Service;
 use tracing::field::display;
 
 use self::{
@@ -23,6 +21,7 @@ use self::{
 };
 use crate::{
     BoxError,
+    bounds::{Payload, Transport},
     failure::{Dialect, Failure},
     forward::{self, PendingUpgrade},
     forwarded::{self, ClientInfo, ForwardedFields},
@@ -177,23 +176,13 @@ pub(crate) fn refused<ResBody>(
 }
 
 /// Sends `request` to the target that the contract names.
-pub(crate) async fn reroute<T, B, R>(
+pub(crate) async fn reroute<T: Transport, B: Payload>(
     mut transport: T,
     settings: &Settings,
     decision: Reroute,
     request: Request<B>,
     client: Option<ClientInfo>,
-) -> Attempt<B>
-where
-    T: Service<Request<Body>, Response = Response<R>>,
-    T::Error: Into<BoxError>,
-    R: HttpBody + Send + 'static,
-    R::Data: Send,
-    R::Error: Into<BoxError>,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+) -> Attempt<B> {
     let Reroute {
         contract,
         service,
@@ -292,11 +281,10 @@ where
     Attempt::Failed(failure, outcome(OutcomeKind::Failed, None))
 }
 
-async fn send<T>(transport: &mut T, request: Request<Body>) -> Result<T::Response, BoxError>
-where
-    T: Service<Request<Body>>,
-    T::Error: Into<BoxError>,
-{
+async fn send<T: Transport>(
+    transport: &mut T,
+    request: Request<Body>,
+) -> Result<Response<T::ResBody>, BoxError> {
     poll_fn(|cx| transport.poll_ready(cx).map_err(Into::into)).await?;
     transport.call(request).await.map_err(Into::into)
 }
@@ -379,15 +367,10 @@ fn direct(
 }
 
 /// Makes the answer fit for the client; an upgrade that nobody asked for is not HTTP.
-fn answered<R>(
-    response: Response<R>,
+fn answered(
+    response: Response<impl Payload>,
     upgrade: Option<PendingUpgrade>,
-) -> Result<Response<transport::ResponseBody>, ()>
-where
-    R: HttpBody + Send + 'static,
-    R::Data: Send,
-    R::Error: Into<BoxError>,
-{
+) -> Result<Response<transport::ResponseBody>, ()> {
     let (mut parts, body) = response.into_parts();
     forward::response_head(&mut parts);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
