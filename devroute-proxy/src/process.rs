@@ -12,7 +12,7 @@ use bytes::Bytes;
 use devroute_tower::ClientInfo;
 use devroute_tower::core::TargetPolicy;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tokio::net::TcpListener;
 use tower_service::Service;
 
@@ -22,7 +22,7 @@ use crate::files;
 use crate::machine;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::records::Records;
-use crate::server::{self, BoxError, Drained, Limits, Options, inherited};
+use crate::server::{self, BoxError, Drained, Limits, Options, RequestBody, inherited};
 use crate::shutdown::{self, Signal};
 use crate::stack::Shared;
 
@@ -188,7 +188,7 @@ impl Process {
         F: Future<Output = io::Result<Drained>>,
         M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
         C: Fn(ClientInfo) -> S + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,

@@ -24,7 +24,6 @@ use devroute_tower::outbound::DevRouteClientReroute;
 use devroute_tower::transport::{Forwarder, HttpTransport, ResponseBody, Upstream};
 use devroute_tower::{ClientInfo, DevRoute, DevRouteClientLayer, DevRouteLayer, Mode};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tower_layer::Layer as _;
 use tower_service::Service;
 
@@ -234,7 +233,7 @@ fn observe(shared: &Shared, worker: Arc<WorkerMetrics>) -> ObserveLayer {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoBaseline;
 
-impl Service<Request<Incoming>> for NoBaseline {
+impl<B> Service<Request<B>> for NoBaseline {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Self::Response, Infallible>>;
@@ -243,7 +242,7 @@ impl Service<Request<Incoming>> for NoBaseline {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, _request: Request<B>) -> Self::Future {
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
         std::future::ready(Ok(response))

@@ -57,6 +57,9 @@ pub struct LimitArgs {
     /// Header fields of a request; more get 431 [default: 100]
     #[arg(long, env = "DEVROUTE_MAX_HEADERS", value_name = "N")]
     pub max_headers: Option<String>,
+    /// Size of a request's body, or `off`; more gets 413 [default: off]
+    #[arg(long, env = "DEVROUTE_MAX_BODY", value_name = "SIZE|off")]
+    pub max_body: Option<String>,
 }
 
 pub(super) fn drain(settings: &Settings) -> Result<Drain, ConfigError> {
@@ -104,5 +107,8 @@ pub(super) fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
         headers: settings
             .one("max-headers", |text| value::number(text, 1..=1 << 14))?
             .unwrap_or(default.headers),
+        body: settings
+            .one("max-body", value::body_size)?
+            .unwrap_or(default.body),
     })
 }

@@ -70,17 +70,36 @@ where
 
 /// A number of bytes that a head may have.
 pub(crate) fn head_size(text: &str) -> Result<u32, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let size = text.split_at_checked(digits).and_then(|(number, unit)| {
-        let unit = match unit {
-            "KiB" => 1024,
-            "MiB" => 1024 * 1024,
-            _ => return None,
-        };
-        number.parse::<u32>().ok()?.checked_mul(unit)
-    });
-    size.filter(|size| (8 * 1024..=1024 * 1024).contains(size))
+    size(text)
+        .and_then(|size| u32::try_from(size).ok())
+        .filter(|size| (8 * 1024..=1024 * 1024).contains(size))
         .ok_or_else(|| format!("{text:?} is not a size from 8KiB to 1MiB (such as 64KiB)"))
+}
+
+/// A number of bytes that a body may have, or `off`.
+pub(crate) fn body_size(text: &str) -> Result<Option<usize>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match size(text) {
+        Some(size) => Ok(Some(size)),
+        None => Err(format!(
+            "{text:?} is neither a size (such as 100MiB) nor `off`"
+        )),
+    }
+}
+
+/// A number with its unit.
+fn size(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let unit = match unit {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(unit)
 }
 
 /// A positive count.

@@ -138,11 +138,13 @@ pub enum Limit {
     Connections,
     /// Of the head of a request: its bytes or its fields.
     Head,
+    /// Of the body of a request.
+    Body,
 }
 
 impl Limit {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 2] = [Self::Connections, Self::Head];
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Head, Self::Body];
 
     /// The label.
     #[must_use]
@@ -150,6 +152,7 @@ impl Limit {
         match self {
             Self::Connections => "connections",
             Self::Head => "head",
+            Self::Body => "body",
         }
     }
 }

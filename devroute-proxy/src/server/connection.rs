@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,7 +20,7 @@ use super::exchange::Exchange;
 use super::lifetime::{self, Draining, Patience};
 use super::stream::Stream;
 use super::watched::Watched;
-use super::{BoxError, Certificates, HalfClose, Limits, Options, Timers};
+use super::{BoxError, Certificates, HalfClose, Limits, Options, RequestBody, Timers};
 use crate::metrics::Limit;
 
 /// What a connection that is one too many gets for the head of its request.
@@ -33,7 +33,7 @@ pub(crate) struct Connections {
     builders: Arc<Builders>,
     tls: Option<Certificates>,
     patience: Patience,
-    headers: usize,
+    limits: Limits,
     draining: Arc<Draining>,
     /// Every connection holds a receiver: tunnels, too, which are no connections of HTTP any more.
     alive: watch::Sender<()>,
@@ -51,7 +51,7 @@ impl Connections {
                 grace: options.drain.grace,
                 head_size,
             },
-            headers: limits.headers,
+            limits: *limits,
             draining: Arc::default(),
             alive: watch::Sender::new(()),
         }
@@ -66,7 +66,7 @@ impl Connections {
     /// Serves `stream` in a task of its own.
     pub(crate) fn spawn<S, B>(&self, stream: TcpStream, service: S, admitted: Admitted)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -107,7 +107,7 @@ impl Connections {
             patience,
             service,
             refused,
-            headers: self.headers,
+            limits: self.limits,
         }
     }
 
@@ -160,14 +160,14 @@ struct Connection<S> {
     patience: Patience,
     service: S,
     refused: bool,
-    headers: usize,
+    limits: Limits,
 }
 
 impl<S> Connection<S> {
     async fn serve<I, B>(self, io: I)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -186,7 +186,7 @@ impl<S> Connection<S> {
     async fn live<I, B>(self, io: I) -> Result<(), BoxError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -198,7 +198,7 @@ impl<S> Connection<S> {
             return Ok(());
         };
         let io = TokioIo::new(io);
-        let service = Exchange::new(self.service, Arc::clone(activity), self.headers);
+        let service = Exchange::new(self.service, Arc::clone(activity), self.limits);
         let service = service.refused(self.refused);
         // In a box each, since a connection of HTTP/1 is half the size of one of HTTP/2.
         match version {
@@ -261,7 +261,7 @@ mod tests {
         let connections = Connections::new(&options);
         let (client, server) = tokio::io::duplex(1024);
         let open = metrics.worker(0).connections().opened();
-        let service = tower::service_fn(async |request: Request<Incoming>| {
+        let service = tower::service_fn(async |request: Request<RequestBody>| {
             let seconds = request.uri().path().trim_start_matches('/').parse();
             sleep(Duration::from_secs(seconds.unwrap_or_default())).await;
             let body = "x".repeat(if request.uri().query().is_some() {
@@ -516,7 +516,7 @@ mod tests {
             open: metrics.worker(0).connections().opened(),
             place: admission.admit(),
         };
-        let service = tower::service_fn(|_: Request<Incoming>| -> Ready<_> {
+        let service = tower::service_fn(|_: Request<RequestBody>| -> Ready<_> {
             ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
         });
         tokio::spawn(connections.admit(admitted, service).serve(server));

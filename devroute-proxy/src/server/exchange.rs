@@ -5,19 +5,25 @@
 //! on its connection, and says so (RFC 9112, section 9.6).
 //!
 //! Refused here, each with a problem (RFC 9457) or the status of gRPC: every request of a connection
-//! that is one too many, and an HTTP/2 request with too many fields. HTTP/1 is refused those while it
-//! is read, by hyper, with an empty body.
+//! that is one too many, an HTTP/2 request with too many fields, and a body that is too long. HTTP/1 is
+//! refused too many fields while it is read, by hyper, with an empty body.
+//!
+//! A body whose length is known is refused before anybody sees the request; any other one when it has
+//! become too long, which whoever reads it sees as a body that broke off. An answer that has begun by
+//! then breaks off too.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::ServiceExt as _;
 use tower::util::Oneshot;
@@ -25,6 +31,7 @@ use tower_service::Service;
 
 use super::activity::{Activity, InFlight};
 use super::refusal::Refusal;
+use super::{Limits, RequestBody};
 use crate::metrics::Limit;
 
 /// The service of one connection.
@@ -32,18 +39,17 @@ use crate::metrics::Limit;
 pub(super) struct Exchange<S> {
     inner: S,
     activity: Arc<Activity>,
-    /// The most fields of a request.
-    headers: usize,
+    limits: Limits,
     /// Whether the connection is one too many.
     refused: bool,
 }
 
 impl<S> Exchange<S> {
-    pub(super) fn new(inner: S, activity: Arc<Activity>, headers: usize) -> Self {
+    pub(super) fn new(inner: S, activity: Arc<Activity>, limits: Limits) -> Self {
         Self {
             inner,
             activity,
-            headers,
+            limits,
             refused: false,
         }
     }
@@ -55,49 +61,89 @@ impl<S> Exchange<S> {
     }
 }
 
-impl<S, ReqBody, ResBody> hyper::service::Service<Request<ReqBody>> for Exchange<S>
+impl<S, ResBody> hyper::service::Service<Request<Incoming>> for Exchange<S>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<ResBody>, Error = Infallible> + Clone,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = Infallible;
-    type Future = ResponseFuture<S, ReqBody>;
+    type Future = ResponseFuture<S>;
 
-    fn call(&self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let in_flight = Arc::clone(&self.activity).request();
         let is_http1 = request.version() < Version::HTTP_2;
         let refusal = if self.refused {
             Some(Refusal::Connections)
-        } else if request.headers().len() > self.headers {
+        } else if request.headers().len() > self.limits.headers {
             self.activity.open().limit_reached(Limit::Head);
             Some(Refusal::Head)
+        } else if self.is_too_long(request.body()) {
+            self.activity.open().limit_reached(Limit::Body);
+            Some(Refusal::Body)
         } else {
             None
         };
+        let mut too_long = None;
         let answer = match refusal {
             Some(refusal) => Answer::Own {
                 response: Some(refusal.response(request.headers())),
             },
-            None => Answer::of(self.inner.clone(), request),
+            None => {
+                let (head, body) = request.into_parts();
+                let body = match self.limits.body {
+                    Some(limit) if body.size_hint().exact().is_none() => {
+                        let (body, seen) = limited(body, limit);
+                        let refusal = Refusal::Body.response(&head.headers);
+                        too_long = Some(Box::new((seen, refusal)));
+                        body
+                    }
+                    _ => RequestBody::new(body),
+                };
+                Answer::of(self.inner.clone(), Request::from_parts(head, body))
+            }
         };
         ResponseFuture {
             answer,
             in_flight: Some(in_flight),
+            too_long,
             is_http1,
-            is_last: self.refused,
+            is_last: self.refused || refusal == Some(Refusal::Body),
         }
     }
 }
 
+impl<S> Exchange<S> {
+    fn is_too_long(&self, body: &Incoming) -> bool {
+        let least = body.size_hint().lower();
+        let limit = self.limits.body;
+        limit.is_some_and(|limit| usize::try_from(least).map_or(true, |least| least > limit))
+    }
+}
+
+/// Lets `body` fail behind its first `limit` bytes, and take note of it.
+fn limited(body: Incoming, limit: usize) -> (RequestBody, Arc<AtomicBool>) {
+    let is_too_long = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_too_long);
+    let body = Limited::new(body, limit).map_err(move |error| {
+        if error.is::<LengthLimitError>() {
+            is_too_long.store(true, Ordering::Relaxed);
+        }
+        error
+    });
+    (RequestBody::new(body), seen)
+}
+
 pin_project! {
     /// The future of [`Exchange`].
-    pub(super) struct ResponseFuture<S, ReqBody>
+    pub(super) struct ResponseFuture<S>
     where
-        S: Service<Request<ReqBody>>,
+        S: Service<Request<RequestBody>>,
     {
         #[pin]
-        answer: Answer<S, ReqBody>,
+        answer: Answer<S>,
         in_flight: Option<InFlight>,
+        // Whether the body has turned out to be too long, and what is answered then.
+        too_long: Option<Box<(Arc<AtomicBool>, Response<Full<Bytes>>)>>,
         is_http1: bool,
         is_last: bool,
     }
@@ -105,23 +151,23 @@ pin_project! {
 
 pin_project! {
     #[project = AnswerProj]
-    enum Answer<S, ReqBody>
+    enum Answer<S>
     where
-        S: Service<Request<ReqBody>>,
+        S: Service<Request<RequestBody>>,
     {
         Own { response: Option<Response<Full<Bytes>>> },
         Called { #[pin] future: S::Future },
         // For a service that is not ready at once, which those of this program are: a connection
         // has room for the future of an answer, and not for the request beside it.
-        Waiting { #[pin] oneshot: Pin<Box<Oneshot<S, Request<ReqBody>>>> },
+        Waiting { #[pin] oneshot: Pin<Box<Oneshot<S, Request<RequestBody>>>> },
     }
 }
 
-impl<S, ReqBody> Answer<S, ReqBody>
+impl<S> Answer<S>
 where
-    S: Service<Request<ReqBody>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Error = Infallible>,
 {
-    fn of(mut service: S, request: Request<ReqBody>) -> Self {
+    fn of(mut service: S, request: Request<RequestBody>) -> Self {
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called {
                 future: service.call(request),
@@ -134,9 +180,9 @@ where
     }
 }
 
-impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+impl<S, ResBody> Future for ResponseFuture<S>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<ResBody>, Error = Infallible>,
 {
     type Output = Result<Response<ResponseBody<ResBody>>, Infallible>;
 
@@ -155,6 +201,14 @@ where
             }
         };
         let in_flight = this.in_flight.take();
+        let too_long = this.too_long.take().map(|too_long| *too_long);
+        if let Some((_, refusal)) = too_long.filter(|(seen, _)| seen.load(Ordering::Relaxed)) {
+            if let Some(in_flight) = &in_flight {
+                in_flight.activity().open().limit_reached(Limit::Body);
+            }
+            *this.is_last = true;
+            response = refusal.map(|body| Inside::Own { body });
+        }
         let draining = in_flight
             .as_ref()
             .is_some_and(|in_flight| in_flight.activity().is_draining());

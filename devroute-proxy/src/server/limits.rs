@@ -51,6 +51,9 @@ pub struct Limits {
     pub head_size: u32,
     /// Header fields of a request.
     pub headers: usize,
+    /// Bytes of a request's body, without its framing; `None` for any number. A proxy holds nothing of
+    /// a body, so this protects who reads it.
+    pub body: Option<usize>,
     /// Connections at a time; `None` for [`CONNECTIONS`](Self::CONNECTIONS), or fewer where the
     /// process may not have two files open for each.
     pub connections: Option<usize>,
@@ -70,6 +73,7 @@ impl Default for Limits {
         Self {
             head_size: 64 * 1024,
             headers: Self::HEADERS,
+            body: None,
             connections: None,
             streams: 256,
         }

@@ -12,21 +12,20 @@
 //!
 //! A client that says nothing is cut off ([`Timers`]): in the TLS handshake, before its first byte,
 //! within a head, after an answer. A request in progress never is, because whoever answers it may sit
-//! at a breakpoint. Refused ([`Limits`]): heads that are too long with 431, connections beyond the
-//! limit with 503, and streams beyond theirs.
+//! at a breakpoint. Refused ([`Limits`]): heads that are too long with 431, bodies with 413,
+//! connections beyond the limit with 503, and streams beyond theirs.
 //!
 //! ```
 //! use std::convert::Infallible;
-//! use devroute_proxy::{config::Bind, metrics::Metrics, server, shutdown};
+//! use devroute_proxy::{config::Bind, metrics::Metrics, server::{self, RequestBody}, shutdown};
 //! use http::{Request, Response};
-//! use hyper::body::Incoming;
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! let listener = server::bind(Bind::Address("127.0.0.1:0".parse()?)).await?;
 //! let options = server::Options::default();
 //! let (trigger, signal) = shutdown::channel();
 //! let serving = server::serve(listener, options, Metrics::new("example", 1), signal, |_worker| {
-//!     |_client| tower::service_fn(|_: Request<Incoming>| async {
+//!     |_client| tower::service_fn(|_: Request<RequestBody>| async {
 //!         Ok::<_, Infallible>(Response::new(String::from("hello")))
 //!     })
 //! });
@@ -61,8 +60,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
+/// What a service is given to read: a stream, whose bytes have been read from the client no sooner
+/// than it asks for them.
+pub use devroute_tower::transport::Body as RequestBody;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tokio::net::TcpListener;
 use tower_service::Service;
 
@@ -137,7 +139,7 @@ pub async fn serve<M, C, S, B>(
 where
     M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
     C: Fn(ClientInfo) -> S + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,

@@ -19,6 +19,8 @@ pub(super) enum Refusal {
     Connections,
     /// There are more fields than there may be.
     Head,
+    /// The body is longer than it may be.
+    Body,
 }
 
 /// What is said about a refusal.
@@ -70,6 +72,13 @@ impl Refusal {
                 cause: "too_many_fields",
                 detail: "The request has more header fields than this proxy takes.",
                 help: "Send fewer, or allow more with --max-headers.",
+            },
+            Self::Body => Words {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                grpc_status: "8",
+                cause: "body_too_large",
+                detail: "The body of the request is longer than this proxy takes.",
+                help: "Send less, or allow more with --max-body.",
             },
         }
     }

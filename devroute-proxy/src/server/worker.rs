@@ -9,13 +9,13 @@ use std::thread;
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::admission::{Admitted, Place};
 use super::lifetime::Draining;
-use super::{BoxError, Connections, Options};
+use super::{BoxError, Connections, Options, RequestBody};
 use crate::metrics::WorkerMetrics;
 
 /// A running worker.
@@ -60,7 +60,7 @@ pub(super) fn spawn<M, C, S, B>(
 where
     M: Fn(Arc<WorkerMetrics>) -> C + Send + Sync + 'static,
     C: Fn(ClientInfo) -> S + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,

@@ -119,6 +119,10 @@ fn a_wrong_flag_names_the_flag() {
             "--half-close maybe",
             "--half-close: \"maybe\" is neither `gone` nor `keep`",
         ),
+        (
+            "--max-body 1000",
+            "--max-body: \"1000\" is neither a size (such as 100MiB) nor `off`",
+        ),
         ("--reuse-port=maybe", "--reuse-port: \"maybe\" is neither"),
         ("--tls-reload 10", "--tls-reload: \"10\" is not a time"),
         ("--config /nonexistent", "--config: /nonexistent: "),

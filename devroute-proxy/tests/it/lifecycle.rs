@@ -8,7 +8,6 @@ use devroute_proxy::config::{Bind, ListenerTls};
 use devroute_proxy::metrics::Metrics;
 use devroute_proxy::{server, shutdown};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -113,7 +112,7 @@ async fn every_answer_after_the_listener_has_closed_says_that_it_is_the_last() {
         let answer = Arc::clone(&answer);
         move |_client| {
             let answer = Arc::clone(&answer);
-            tower::service_fn(move |_: Request<Incoming>| {
+            tower::service_fn(move |_: Request<server::RequestBody>| {
                 std::future::ready(Ok::<_, Infallible>(answer()))
             })
         }
@@ -190,7 +189,7 @@ async fn connections_go_to_each_worker_in_turn() {
         signal,
         |_worker| {
             |_client| {
-                tower::service_fn(|_: Request<Incoming>| async {
+                tower::service_fn(|_: Request<server::RequestBody>| async {
                     let name = std::thread::current().name().unwrap_or_default().to_owned();
                     Ok::<_, Infallible>(Response::new(name))
                 })

@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod admin;
+mod bodies;
 mod config;
 mod demo;
 mod gone;
