@@ -290,6 +290,12 @@ fn the_documentation_has_the_defaults() {
         ("max-streams", limits.streams.to_string()),
         ("max-head-size", format!("{} KiB", limits.head_size / 1024)),
         ("max-headers", limits.headers.to_string()),
+        (
+            "max-body",
+            limits
+                .body
+                .map_or("off".to_owned(), |size| size.to_string()),
+        ),
     ] {
         let row = format!("| `--{flag}` | {default}");
         assert!(guide.contains(&row), "{row}");
