@@ -5,6 +5,7 @@
 //! - An HTTP/1.1 request without `Host`, with two, or with one that is no host is answered with 400
 //!   (RFC 9112, section 3.2), and so is a target that is neither a path, a URI, nor `*`. hyper takes
 //!   them; two servers that read such a request differently are how requests are smuggled.
+//!   Each of them is counted by its reason.
 //! - Contracts that come from outside are removed where that is configured (rule 20).
 
 use std::pin::Pin;
@@ -12,13 +13,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use devroute_tower::core::carrier;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
+
+use crate::metrics::Refused;
+use crate::server::Words;
 
 /// Puts a [`Front`] before a service.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +64,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if let Err(problem) = check(&request) {
-            tracing::debug!(problem, "refused what is no request");
-            return ResponseFuture::Own {
-                answer: Answer::BadRequest(problem),
-            };
+        if let Err(reason) = check(&request) {
+            return own(
+                words(reason).response(request.method(), request.headers()),
+                Own::Refused(reason),
+            );
         }
         if self.settings.health && is_probe(&request) {
-            return ResponseFuture::Own {
-                answer: Answer::Healthy,
-            };
+            return own(Response::new(Full::from("OK")), Own::Healthy);
         }
         if self.settings.strip {
             carrier::remove(request.headers_mut());
@@ -81,12 +83,28 @@ where
     }
 }
 
+/// In the extensions of an answer that was given here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Own {
+    /// To a health probe.
+    Healthy,
+    /// To what is no request.
+    Refused(Refused),
+}
+
+fn own<F>(mut response: Response<Full<Bytes>>, own: Own) -> ResponseFuture<F> {
+    response.extensions_mut().insert(own);
+    ResponseFuture::Own {
+        response: Some(response),
+    }
+}
+
 fn is_probe<B>(request: &Request<B>) -> bool {
     request.uri().path() == "/_healthz" && !request.headers().contains_key(carrier::MATCHED)
 }
 
 /// Refuses what RFC 9112 does not let be a request.
-fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
+fn check<B>(request: &Request<B>) -> Result<(), Refused> {
     let uri = request.uri();
     // HTTP/2 has its own rules for both, which the server holds.
     if request.version() >= Version::HTTP_2 {
@@ -94,14 +112,44 @@ fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     }
     let is_authority = uri.scheme().is_none() && uri.authority().is_some();
     if is_authority && request.method() != Method::CONNECT {
-        return Err("The request target is neither a path, a URI, nor an asterisk.");
+        return Err(Refused::MalformedTarget);
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err("The request has more than one Host field."),
-        (Some(host), None) if !is_host(host) => Err("The Host field of the request is no host."),
-        (None, _) if request.version() == Version::HTTP_11 => Err("The request has no Host field."),
+        (Some(_), Some(_)) => Err(Refused::SeveralHosts),
+        (Some(host), None) if !is_host(host) => Err(Refused::MalformedHost),
+        (None, _) if request.version() == Version::HTTP_11 => Err(Refused::NoHost),
         _ => Ok(()),
+    }
+}
+
+/// What is said about a refusal (rule 12).
+fn words(reason: Refused) -> Words {
+    let (detail, help) = match reason {
+        Refused::NoHost => (
+            "The request has no Host field.",
+            "Name the service in one, as HTTP/1.1 asks for (RFC 9112, section 3.2).",
+        ),
+        Refused::SeveralHosts => (
+            "The request has more than one Host field.",
+            "Send one: with two, nobody knows which service is meant.",
+        ),
+        Refused::MalformedHost => (
+            "The Host field of the request is no host.",
+            "Send a name or an address, with or without a port, and nothing else.",
+        ),
+        _ => (
+            "The request target is neither a path, a URI, nor an asterisk.",
+            "Begin it with a slash, or with http:// where this is used as a proxy.",
+        ),
+    };
+    Words {
+        status: StatusCode::BAD_REQUEST,
+        grpc_status: "3",
+        proxy_status: "http_request_error",
+        cause: reason.as_str(),
+        detail,
+        help,
     }
 }
 
@@ -120,42 +168,12 @@ fn is_host(host: &HeaderValue) -> bool {
     })
 }
 
-/// What is answered here.
-#[derive(Clone, Copy, Debug)]
-enum Answer {
-    Healthy,
-    BadRequest(&'static str),
-}
-
-impl Answer {
-    fn response<B>(self) -> Response<FrontBody<B>> {
-        match self {
-            Self::Healthy => Response::new(FrontBody::Own {
-                body: Full::from("OK"),
-            }),
-            Self::BadRequest(problem) => {
-                let problem = serde_json::json!({
-                    "title": "Bad Request",
-                    "status": StatusCode::BAD_REQUEST.as_u16(),
-                    "detail": problem,
-                });
-                let body = Full::from(format!("{problem}\n"));
-                let mut response = Response::new(FrontBody::Own { body });
-                *response.status_mut() = StatusCode::BAD_REQUEST;
-                let content_type = HeaderValue::from_static("application/problem+json");
-                response.headers_mut().insert(CONTENT_TYPE, content_type);
-                response
-            }
-        }
-    }
-}
-
 pin_project! {
     /// The future of [`Front`].
     #[derive(Debug)]
     #[project = ResponseFutureProj]
     pub(crate) enum ResponseFuture<F> {
-        Own { answer: Answer },
+        Own { response: Option<Response<Full<Bytes>>> },
         Inner { #[pin] future: F },
     }
 }
@@ -168,7 +186,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project() {
-            ResponseFutureProj::Own { answer } => Ok(answer.response()),
+            ResponseFutureProj::Own { response } => {
+                let response = response.take().unwrap_or_default();
+                Ok(response.map(|body| FrontBody::Own { body }))
+            }
             ResponseFutureProj::Inner { future } => ready!(future.poll(cx))
                 .map(|response| response.map(|body| FrontBody::Inner { body })),
         })
@@ -234,11 +255,16 @@ mod tests {
                 "{hosts:?}"
             );
         }
-        for hosts in [&[][..], &["a", "a"], &["a b"], &["a/b"], &["a@b"], &["a,b"]] {
-            assert!(
-                check(&request("/", hosts, Version::HTTP_11)).is_err(),
-                "{hosts:?}"
-            );
+        for (hosts, reason) in [
+            (&[][..], Refused::NoHost),
+            (&["a", "a"], Refused::SeveralHosts),
+            (&["a b"], Refused::MalformedHost),
+            (&["a/b"], Refused::MalformedHost),
+            (&["a@b"], Refused::MalformedHost),
+            (&["a,b"], Refused::MalformedHost),
+        ] {
+            let checked = check(&request("/", hosts, Version::HTTP_11));
+            assert_eq!(checked, Err(reason), "{hosts:?}");
         }
         assert!(
             check(&request("/", &[], Version::HTTP_10)).is_ok(),
@@ -258,7 +284,10 @@ mod tests {
                 "{target}"
             );
         }
-        assert!(check(&request("!", &["foo"], Version::HTTP_11)).is_err());
+        assert_eq!(
+            check(&request("!", &["foo"], Version::HTTP_11)),
+            Err(Refused::MalformedTarget)
+        );
         let mut connect = request("foo:443", &["foo"], Version::HTTP_11);
         *connect.method_mut() = Method::CONNECT;
         assert!(

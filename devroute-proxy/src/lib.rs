@@ -33,6 +33,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod admin;
+mod answer;
 mod carried;
 pub mod cli;
 pub mod config;

@@ -2,23 +2,30 @@
 //!
 //! It decides nothing. The layer inside leaves an [`Outcome`] in the extensions of its answer, and
 //! that is all this looks at; a request without one carried no contract. Such a request costs two
-//! readings of the clock, one header lookup and two additions, and allocates nothing.
+//! readings of the clock, two header look-ups and two additions, and allocates nothing.
 //!
-//! The time it takes is the time until the answer begins: a stream may go on for hours.
+//! The time it takes is the time until the answer begins: a stream may go on for hours. What comes of
+//! it after that is in `answer.rs`.
+//!
+//! A client that goes away before then leaves no answer, and so no outcome in one. The layer tells it in
+//! another way ([`Abandoned`]) where the request was being rerouted.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use devroute_tower::transport::{Tunnel, UpstreamFailure};
-use devroute_tower::{Outcome, OutcomeKind};
-use http::{HeaderMap, Request, Response};
+use devroute_tower::{OnAbandoned, Outcome, OutcomeKind};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::metrics::{Decision, Metrics, OutboundMetrics, WorkerMetrics};
+use crate::answer::{AnswerBody, Asked, watched};
+use crate::front::Own;
+use crate::metrics::{Decision, Metrics, OutboundMetrics, Phase, Refused, WorkerMetrics};
 use crate::records::{Direction, Record, Records};
 
 /// Where observations go.
@@ -30,6 +37,25 @@ pub(crate) struct Observer {
     pub(crate) direction: Direction,
     /// Counts tunnels, which only an outbound listener has.
     pub(crate) outbound: Option<OutboundMetrics>,
+    pub(crate) abandoned: Abandoned,
+}
+
+/// What the layer inside says of a request that is just being dropped.
+///
+/// Its future is a part of ours, and says so as ours is dropped; so there is never more than one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Abandoned(Arc<Mutex<Option<Outcome>>>);
+
+impl Abandoned {
+    fn take(&self) -> Option<Outcome> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl OnAbandoned for Abandoned {
+    fn on_abandoned(&self, outcome: Outcome) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    }
 }
 
 /// Puts an [`Observer`] around a service.
@@ -57,8 +83,9 @@ pub(crate) struct Observe<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Observe<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
 {
-    type Response = S::Response;
+    type Response = Response<AnswerBody<ResBody>>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -67,14 +94,15 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let began = Instant::now();
-        let trace_id = TraceId::of(request.headers());
-        let observer = Arc::clone(&self.observer);
+        let unanswered = Unanswered {
+            observer: Some(Arc::clone(&self.observer)),
+            began: Instant::now(),
+            trace_id: TraceId::of(request.headers()),
+            asked: Asked::by(&request),
+        };
         ResponseFuture {
             future: self.inner.call(request),
-            observer,
-            began,
-            trace_id,
+            unanswered,
         }
     }
 }
@@ -83,35 +111,68 @@ pin_project! {
     /// The future of [`Observe`].
     #[derive(Debug)]
     pub(crate) struct ResponseFuture<F> {
+        // Dropped first, so that the layer inside has its word before.
         #[pin]
         future: F,
-        observer: Arc<Observer>,
-        began: Instant,
-        trace_id: Option<TraceId>,
+        unanswered: Unanswered,
+    }
+}
+
+/// A request without an answer; dropped as such, its client has gone away.
+#[derive(Debug)]
+struct Unanswered {
+    /// Taken by the answer.
+    observer: Option<Arc<Observer>>,
+    began: Instant,
+    trace_id: Option<TraceId>,
+    asked: Asked,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(observer) = self.observer.take() {
+            observer.client_gone(self);
+        }
     }
 }
 
 impl<F, ResBody, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<ResBody>, E>>,
+    ResBody: Body,
 {
-    type Output = F::Output;
+    type Output = Result<Response<AnswerBody<ResBody>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.future.poll(cx));
-        if let Ok(response) = &result {
-            let took = this.began.elapsed();
-            this.observer
-                .observe(response, took, this.trace_id.as_ref());
-        }
-        Poll::Ready(result)
+        let Some(observer) = this.unanswered.observer.take() else {
+            // Polled after its end, which nobody does.
+            return Poll::Pending;
+        };
+        Poll::Ready(result.map(|response| {
+            let record = observer.observe(&response, this.unanswered);
+            watched(response, this.unanswered.asked, observer, record)
+        }))
     }
 }
 
 impl Observer {
-    fn observe<B>(&self, response: &Response<B>, took: Duration, trace_id: Option<&TraceId>) {
+    /// Returns the number of the record, if there is one.
+    fn observe<B>(&self, response: &Response<B>, request: &Unanswered) -> Option<u64> {
+        let took = request.began.elapsed();
         let extensions = response.extensions();
+        match extensions.get::<Own>() {
+            None => {}
+            Some(Own::Healthy) => return None,
+            Some(Own::Refused(reason)) => {
+                self.refused(*reason);
+                return None;
+            }
+        }
+        if request.asked.is_connect && response.status() == StatusCode::NOT_IMPLEMENTED {
+            self.refused(Refused::Connect);
+        }
         let outcome = extensions.get::<Outcome>();
         let decision = outcome.map_or(Decision::None, |outcome| outcome.kind().into());
         self.worker.request(decision, took);
@@ -130,47 +191,73 @@ impl Observer {
                 Direction::Outbound => tracing::debug!(cause, "a host could not be reached"),
             }
         }
-        if let Some(outcome) = outcome {
-            if let Some(cause) = outcome.cause() {
-                self.metrics.reroute_failure(cause);
+        let outcome = outcome?;
+        if let Some(cause) = outcome.cause() {
+            self.metrics.reroute_failure(cause);
+        }
+        self.record(outcome, response.status().as_u16(), took, request)
+    }
+
+    fn refused(&self, reason: Refused) {
+        self.worker.losses.refuse(reason);
+        tracing::debug!(reason = reason.as_str(), "a request was refused");
+    }
+
+    /// A client did not wait for its answer.
+    fn client_gone(&self, request: &Unanswered) {
+        self.worker.losses.client_gone(Phase::Head);
+        let took = request.began.elapsed();
+        match self.abandoned.take() {
+            Some(outcome) => {
+                self.record(&outcome, CLIENT_GONE, took, request);
             }
-            self.record(
-                outcome,
-                decision,
-                response.status().as_u16(),
-                took,
-                trace_id,
-            );
+            None => tracing::debug!("the client went away before the answer began"),
+        }
+    }
+
+    /// An answer was not sent to its end.
+    pub(crate) fn ended(&self, record: Option<u64>, why: &'static str, what: &'static str) {
+        match record.and_then(|number| self.records.ended(number, why)) {
+            Some(record) => {
+                let text = |text: &Option<String>| text.clone().map(tracing::field::display);
+                let (id, service) = (text(&record.id), text(&record.service));
+                let (target, trace_id) = (text(&record.target), text(&record.trace_id));
+                tracing::info!(service, target, id, trace_id, "{what}");
+            }
+            None => tracing::debug!("{what}"),
         }
     }
 
     fn record(
         &self,
         outcome: &Outcome,
-        decision: Decision,
         status: u16,
         took: Duration,
-        trace_id: Option<&TraceId>,
-    ) {
+        request: &Unanswered,
+    ) -> Option<u64> {
         if matches!(
             outcome.kind(),
             OutcomeKind::Baseline | OutcomeKind::AlreadyRerouted
         ) {
-            return;
+            return None;
         }
-        let mut record = Record::now(decision.as_str());
+        let mut record = Record::now(outcome.kind().as_str());
         record.direction = self.direction;
         record.id = outcome.contract().and_then(|contract| contract.id());
         record.service = outcome.service().map(ToString::to_string);
         record.target = outcome.target().map(ToString::to_string);
         record.status = status;
         record.ms = (took.as_secs_f64() * 1e6).round() / 1e3;
+        let trace_id = request.trace_id.as_ref();
         record.trace_id = trace_id.map(|trace_id| trace_id.as_str().to_owned());
         record.cause = outcome.cause().map(Into::into);
         log(&record);
-        self.records.push(record);
+        Some(self.records.push(record))
     }
 }
+
+/// The status of a request without an answer, as nginx has it; never sent.
+const CLIENT_GONE: u16 = 499;
 
 /// One line for each request that was to be rerouted: they are somebody's test, not bulk traffic.
 fn log(record: &Record) {
@@ -184,9 +271,20 @@ fn log(record: &Record) {
     let (status, ms, outcome) = (record.status, record.ms, record.outcome);
     let direction = record.direction.as_str();
     let cause = record.cause.as_deref();
-    if outcome == Decision::Rerouted.as_str() {
+    if outcome == OutcomeKind::Rerouted.as_str() {
         tracing::info!(
             direction, service, target, status, ms, id, trace_id, "rerouted"
+        );
+    } else if outcome == OutcomeKind::Abandoned.as_str() {
+        tracing::info!(
+            direction,
+            service,
+            target,
+            status,
+            ms,
+            id,
+            trace_id,
+            "the client went away before the answer began"
         );
     } else {
         tracing::warn!(

@@ -19,7 +19,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
@@ -42,16 +42,20 @@ pub struct Record {
     pub service: Option<String>,
     /// The target that its contract names for the service.
     pub target: Option<String>,
-    /// The status of the answer.
+    /// The status of the answer; 499 where the client went away before there was one, as nginx has it.
     pub status: u16,
     /// Milliseconds until the answer began.
     pub ms: f64,
     /// The trace it belongs to, as `traceparent` named it.
     pub trace_id: Option<String>,
-    /// `rerouted`, `fallback`, `refused` or `failed`.
+    /// `rerouted`, `fallback`, `refused`, `failed`, or `abandoned` by the client before the answer
+    /// began.
     pub outcome: &'static str,
     /// Why it was not rerouted.
     pub cause: Option<Cow<'static, str>>,
+    /// Why an answer that had begun was not sent to its end: `client_gone`, or `cut` where it broke
+    /// off at the target.
+    pub ended: Option<&'static str>,
 }
 
 impl Record {
@@ -69,6 +73,7 @@ impl Record {
             trace_id: None,
             outcome,
             cause: None,
+            ended: None,
         }
     }
 
@@ -104,25 +109,49 @@ impl Direction {
 /// The last records of a process.
 #[derive(Debug, Default)]
 pub struct Records {
-    ring: Mutex<VecDeque<Record>>,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    records: VecDeque<Record>,
+    /// How many were forgotten, which is the number of the first one that is there.
+    forgotten: u64,
 }
 
 impl Records {
-    /// Keeps `record`, and forgets the oldest one where there is no room.
-    pub fn push(&self, record: Record) {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.len() >= CAPACITY {
-            ring.pop_front();
+    /// Keeps `record`, and forgets the oldest one where there is no room. Returns its number.
+    pub fn push(&self, record: Record) -> u64 {
+        let mut ring = self.lock();
+        if ring.records.len() >= CAPACITY {
+            ring.records.pop_front();
+            ring.forgotten += 1;
         }
-        ring.push_back(record);
+        let number = ring.forgotten + ring.records.len() as u64;
+        ring.records.push_back(record);
+        number
+    }
+
+    /// Notes why the answer of a record was not sent to its end; returns the record, if it is still
+    /// there.
+    pub(crate) fn ended(&self, number: u64, why: &'static str) -> Option<Record> {
+        let mut ring = self.lock();
+        let index = usize::try_from(number.checked_sub(ring.forgotten)?).ok()?;
+        let record = ring.records.get_mut(index)?;
+        record.ended = Some(why);
+        Some(record.clone())
     }
 
     /// The records, newest first; only those of one test run where `id` is given.
     #[must_use]
     pub fn latest(&self, id: Option<&str>) -> Vec<Record> {
-        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = |record: &&Record| id.is_none() || record.id.as_deref() == id;
-        ring.iter().rev().filter(wanted).cloned().collect()
+        let ring = self.lock();
+        ring.records.iter().rev().filter(wanted).cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,6 +206,22 @@ mod tests {
         assert_eq!(latest.len(), CAPACITY);
         assert_eq!(latest[0].id, Some(CAPACITY.to_string()));
         assert_eq!(latest[CAPACITY - 1].id.as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_noted_as_long_as_its_record_is_there() {
+        let records = Records::default();
+        let first = records.push(Record::now("rerouted"));
+        let second = records.push(Record::now("rerouted"));
+        records.ended(second, "cut").unwrap();
+        let ended = |index: usize| records.latest(None)[index].ended;
+        assert_eq!((ended(0), ended(1)), (Some("cut"), None));
+        for _ in 0..CAPACITY - 1 {
+            records.push(Record::now("rerouted"));
+        }
+        assert!(records.ended(first, "cut").is_none());
+        assert_eq!(ended(CAPACITY - 1), Some("cut"), "the second one");
+        assert!(records.ended(u64::MAX, "cut").is_none());
     }
 
     #[test]

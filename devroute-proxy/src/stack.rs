@@ -1,9 +1,9 @@
 //! What a request goes through, in each mode: layers put together, and nothing else.
 //!
 //! ```text
-//! sidecar   Front > Observe > DevRoute(service) > Upstream
-//! router    Front > Observe > DevRoute(router)
-//! outbound  Front > Observe > DevRouteClientReroute > Forwarder
+//! sidecar   Observe > Front > DevRoute(service) > Upstream
+//! router    Observe > Front > DevRoute(router)
+//! outbound  Observe > Front > DevRouteClientReroute > Forwarder
 //! ```
 //!
 //! Everything that decides or forwards is of `devroute-tower`; what the proxy can do, a service that
@@ -30,8 +30,8 @@ use tower_service::Service;
 use crate::carried::Carried;
 use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig};
 use crate::front::{Front, FrontLayer};
-use crate::metrics::{Metrics, OutboundMetrics, WorkerMetrics};
-use crate::observe::{Observe, ObserveLayer, Observer};
+use crate::metrics::{Message, Metrics, OutboundMetrics, WorkerMetrics};
+use crate::observe::{Abandoned, Observe, ObserveLayer, Observer};
 use crate::records::{Direction, Records};
 use crate::resolve::Place;
 
@@ -54,7 +54,8 @@ pub(crate) fn sidecar(
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Sidecar + use<> {
     let metrics = Arc::clone(&shared.metrics);
-    let transport = transport(&config.reroute, &shared.own_listeners);
+    let transport = transport(&config.reroute, &shared.own_listeners, &worker);
+    let abandoned = Abandoned::default();
     let upstream = upstream(config, place, &transport);
     let mut layer = reroute(
         DevRouteLayer::new(config.service.as_str()),
@@ -64,23 +65,24 @@ pub(crate) fn sidecar(
     .on_failure(config.on_failure)
     .write_carriers(true)
     .forwarded_to_baseline(config.forwarded_to_baseline)
+    .on_abandoned(abandoned.clone())
     .transport(Carried::transport(transport, Arc::clone(&metrics)));
     if let Some(router) = config.via {
         layer = layer.via(router);
     }
     let service = layer.layer(Carried::baseline(upstream, metrics));
-    let observe = observe(shared, worker);
+    let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
         health: false,
         strip: config.reroute.strip,
     };
     move |client| {
         let service = service.clone().with_client(client);
-        front.layer(observe.layer(service))
+        observe.layer(front.layer(service))
     }
 }
 
-type Sidecar = Front<Observe<DevRoute<Carried<Upstream>, Carried<HttpTransport>>>>;
+type Sidecar = Observe<Front<DevRoute<Carried<Upstream>, Carried<HttpTransport>>>>;
 
 /// The stack of a router, for one worker.
 pub(crate) fn router(
@@ -89,24 +91,26 @@ pub(crate) fn router(
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Router + use<> {
     let metrics = Arc::clone(&shared.metrics);
+    let abandoned = Abandoned::default();
     let service = reroute(DevRouteLayer::router(), &config.reroute, shared)
+        .on_abandoned(abandoned.clone())
         .transport(Carried::transport(
-            transport(&config.reroute, &shared.own_listeners),
+            transport(&config.reroute, &shared.own_listeners, &worker),
             metrics,
         ))
         .layer(NoBaseline);
-    let observe = observe(shared, worker);
+    let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
         health: true,
         strip: config.reroute.strip,
     };
     move |client| {
         let service = service.clone().with_client(client);
-        front.layer(observe.layer(service))
+        observe.layer(front.layer(service))
     }
 }
 
-type Router = Front<Observe<DevRoute<NoBaseline, Carried<HttpTransport>>>>;
+type Router = Observe<Front<DevRoute<NoBaseline, Carried<HttpTransport>>>>;
 
 /// The stack of a sidecar's outbound listener, for one worker.
 pub(crate) fn outbound(
@@ -117,6 +121,7 @@ pub(crate) fn outbound(
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Outbound + use<> {
     let unwritten = Arc::clone(&shared.metrics);
+    let abandoned = Abandoned::default();
     let mode = if outbound.reroute {
         Mode::On
     } else {
@@ -126,7 +131,8 @@ pub(crate) fn outbound(
         .mode(mode)
         .internal_hosts(outbound.internal.clone())
         .on_unwritten(move |_: Unwritten| unwritten.member_not_written())
-        .reroute(transport(&config.reroute, &shared.own_listeners))
+        .reroute(transport(&config.reroute, &shared.own_listeners, &worker))
+        .on_abandoned(abandoned.clone())
         .policy(shared.policy.clone())
         .on_failure(config.on_failure)
         .reveal_addresses(config.reroute.reveal_addresses)
@@ -135,32 +141,39 @@ pub(crate) fn outbound(
     if let Some(router) = config.via {
         layer = layer.via(router);
     }
-    let service = layer.layer(Forwarder::new(shared.forwarder(config, outbound)));
+    let service = layer.layer(Forwarder::new(shared.forwarder(config, outbound, &worker)));
     let observe = ObserveLayer(Arc::new(Observer {
         metrics: Arc::clone(&metrics.requests),
         worker,
         records: Arc::clone(&shared.records),
         direction: Direction::Outbound,
         outbound: Some(metrics.clone()),
+        abandoned,
     }));
     let front = FrontLayer {
         health: false,
         strip: false,
     };
-    move |_client| front.layer(observe.layer(service.clone()))
+    move |_client| observe.layer(front.layer(service.clone()))
 }
 
-type Outbound = Front<Observe<DevRouteClientReroute<Forwarder, HttpTransport>>>;
+type Outbound = Observe<Front<DevRouteClientReroute<Forwarder, HttpTransport>>>;
 
 impl Shared {
     /// How the application's own requests get to their hosts.
     ///
     /// A service that asks for itself is answered, so the inbound listener is not among what must
     /// not be reached.
-    fn forwarder(&self, config: &SidecarConfig, outbound: &OutboundConfig) -> HttpTransport {
+    fn forwarder(
+        &self,
+        config: &SidecarConfig,
+        outbound: &OutboundConfig,
+        worker: &Arc<WorkerMetrics>,
+    ) -> HttpTransport {
         let transport = transport(
             &config.reroute,
             self.own_listeners.get(1..).unwrap_or_default(),
+            worker,
         );
         if outbound.is_private() {
             return transport;
@@ -187,8 +200,15 @@ fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> Dev
         .forwarded_fields(config.forwarded)
 }
 
-fn transport(config: &RerouteConfig, own_listeners: &[SocketAddr]) -> HttpTransport {
-    let transport = HttpTransport::new().connect_timeout(config.connect_timeout);
+fn transport(
+    config: &RerouteConfig,
+    own_listeners: &[SocketAddr],
+    worker: &Arc<WorkerMetrics>,
+) -> HttpTransport {
+    let worker = Arc::clone(worker);
+    let transport = HttpTransport::new()
+        .connect_timeout(config.connect_timeout)
+        .on_trailers_dropped(move || worker.losses.trailers_dropped(Message::Request));
     let transport = match &config.tls {
         Some(tls) => transport.tls(tls.clone()),
         None => transport,
@@ -219,13 +239,14 @@ fn upstream(config: &SidecarConfig, place: &Place, transport: &HttpTransport) ->
     }
 }
 
-fn observe(shared: &Shared, worker: Arc<WorkerMetrics>) -> ObserveLayer {
+fn observe(shared: &Shared, worker: Arc<WorkerMetrics>, abandoned: Abandoned) -> ObserveLayer {
     ObserveLayer(Arc::new(Observer {
         metrics: Arc::clone(&shared.metrics),
         worker,
         records: Arc::clone(&shared.records),
         direction: Direction::Inbound,
         outbound: None,
+        abandoned,
     }))
 }
 
@@ -285,12 +306,12 @@ mod tests {
             own_listeners: Vec::new(),
         };
         let inner = Carried::baseline(Baseline, Arc::clone(&metrics));
-        let observed = observe(&shared, metrics.worker(0)).layer(inner);
-        let service = FrontLayer {
+        let front = FrontLayer {
             health: true,
             strip: true,
-        }
-        .layer(observed);
+        };
+        let observe = observe(&shared, metrics.worker(0), Abandoned::default());
+        let service = observe.layer(front.layer(inner));
         let request = Request::get("/")
             .header("host", "foo")
             .header("baggage", "other=1")

@@ -5,8 +5,8 @@ use std::{borrow::Cow, fmt::Write as _};
 use bytes::Bytes;
 use devroute_core::{DecisionError, DecisionErrorKind, Refusal, ServiceName, Target, carrier, via};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
     uri::Authority,
 };
 use serde_json::json;
@@ -41,13 +41,17 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Problem,
+    /// As the answer to HEAD: the same without the body, which not every server holds back.
+    Head,
     Grpc,
 }
 
 impl Dialect {
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
         if is_grpc(headers) {
             Self::Grpc
+        } else if method == Method::HEAD {
+            Self::Head
         } else {
             Self::Problem
         }
@@ -284,7 +288,8 @@ impl Failure {
     ) -> Response<ResponseBody<B>> {
         let target = self.target.as_ref().filter(|_| reveal_addresses);
         let mut response = match dialect {
-            Dialect::Problem => self.problem(target),
+            Dialect::Problem => self.problem(target, true),
+            Dialect::Head => self.problem(target, false),
             Dialect::Grpc => self.trailers_only(),
         };
         let headers = response.headers_mut();
@@ -305,7 +310,7 @@ impl Failure {
     }
 
     /// RFC 9457. There is one type of problem a status, so `type` is left to its default.
-    fn problem<B>(&self, target: Option<&Target>) -> Response<ResponseBody<B>> {
+    fn problem<B>(&self, target: Option<&Target>, with_body: bool) -> Response<ResponseBody<B>> {
         let mut problem = json!({
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
@@ -321,10 +326,14 @@ impl Failure {
                 members.insert("target".into(), target.to_string().into());
             }
         }
-        let mut response = Response::new(ResponseBody::text(Bytes::from(format!("{problem}\n"))));
+        let text = format!("{problem}\n");
+        let length = HeaderValue::from(text.len());
+        let text = if with_body { text } else { String::new() };
+        let mut response = Response::new(ResponseBody::text(Bytes::from(text)));
         *response.status_mut() = self.status;
         let problem_json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, problem_json);
+        response.headers_mut().insert(CONTENT_LENGTH, length);
         response
     }
 

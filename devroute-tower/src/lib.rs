@@ -3,6 +3,7 @@
 
 pub use devroute_core as core;
 
+mod abandoned;
 mod bounds;
 pub mod context;
 mod failure;
@@ -18,6 +19,7 @@ mod reroute;
 pub mod transport;
 
 pub use self::{
+    abandoned::OnAbandoned,
     forwarded::{ClientInfo, ForwardedFields},
     inbound::{DevRoute, DevRouteLayer, ResponseBody},
     mode::{Mode, ParseModeError},

@@ -52,6 +52,9 @@ pub enum OutcomeKind {
     Refused,
     /// The target could not be reached, or did not answer.
     Failed,
+    /// The caller went away before the answer had begun, so there is none
+    /// ([`OnAbandoned`](crate::OnAbandoned)).
+    Abandoned,
 }
 
 impl OutcomeKind {
@@ -65,6 +68,7 @@ impl OutcomeKind {
             Self::FellBack => "fallback",
             Self::Refused => "refused",
             Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
         }
     }
 }
@@ -126,7 +130,7 @@ impl Outcome {
             (OutcomeKind::Refused | OutcomeKind::Failed, _) => {
                 format!("{service}=none; reason={cause}")
             }
-            (OutcomeKind::Baseline, _) => return None,
+            (OutcomeKind::Baseline | OutcomeKind::Abandoned, _) => return None,
         };
         // Every part of it is visible ASCII, so this is always a value.
         HeaderValue::try_from(value).ok()

@@ -68,14 +68,15 @@ fn write(page: &mut String, admin: &Admin) -> fmt::Result {
 
 fn row(page: &mut String, record: &Record) -> fmt::Result {
     let class = match record.outcome {
-        "rerouted" => "good",
-        "fallback" => "warn",
+        "rerouted" if record.ended.is_none() => "good",
+        "rerouted" | "fallback" | "abandoned" => "warn",
         _ => "bad",
     };
     let text = |text: &Option<String>| Escaped(text.as_deref().unwrap_or("\u{2013}")).to_string();
     let cause = record
         .cause
         .as_deref()
+        .or(record.ended)
         .map_or_else(String::new, |cause| format!(": {cause}"));
     writeln!(
         page,

@@ -11,7 +11,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Causes, ConnectionMetrics, Decision, Latencies, Limit, Listener, Metrics, Timer};
+use super::{
+    Causes, ConnectionMetrics, Decision, Latencies, Limit, Listener, Losses, Message, Metrics,
+    Phase, Refused, Timer,
+};
 
 /// Everything `metrics` holds, added up now.
 pub(super) fn render(metrics: &Arc<Metrics>) -> String {
@@ -67,6 +70,7 @@ impl Collector for Snapshot {
         )?;
         connections(encoder, metrics)?;
         ends(encoder, metrics)?;
+        losses(encoder, metrics)?;
         match metrics.outbound.get() {
             Some(outbound) => outbound.encode(encoder),
             None => Ok(()),
@@ -195,4 +199,52 @@ fn ends(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
         ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+/// What was refused before a decision, and what did not get to its end.
+fn losses(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
+    let sum = |count: &dyn Fn(&Losses) -> u64| {
+        let outbound = metrics.outbound.get();
+        let outbound = outbound.map_or(Default::default(), |it| &*it.requests.workers);
+        let workers = metrics.workers.iter().chain(outbound);
+        workers.map(|worker| count(&worker.losses)).sum::<u64>()
+    };
+
+    let help = "Requests refused before anything was decided about them, by reason";
+    let name = "requests_refused";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for reason in Refused::ALL {
+        let labels = [("reason", reason.as_str())];
+        let by_server = match reason {
+            Refused::Malformed => metrics
+                .connections(Listener::Proxy)
+                .chain(metrics.connections(Listener::Outbound))
+                .map(ConnectionMetrics::malformed)
+                .sum(),
+            _ => 0,
+        };
+        let count = sum(&|losses| losses.refused(reason)) + by_server;
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+
+    let help = "Requests whose client went away before the answer was complete";
+    let name = "client_gone";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for phase in Phase::ALL {
+        let labels = [("phase", phase.as_str())];
+        let count = sum(&|losses| losses.gone(phase));
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+
+    let help = "Messages some of whose trailers HTTP/1.1 did not take";
+    let name = "trailers_dropped";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for message in Message::ALL {
+        let labels = [("direction", message.as_str())];
+        let count = sum(&|losses| losses.dropped(message));
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+
+    let help = "Answers that broke off where they came from";
+    counter(encoder, "answers_cut", help, sum(&Losses::cut))
 }

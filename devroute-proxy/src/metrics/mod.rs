@@ -19,6 +19,7 @@
 //! ```
 
 mod encode;
+mod losses;
 mod outbound;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 use devroute_tower::OutcomeKind;
 
+pub(crate) use self::losses::Losses;
+pub use self::losses::{Message, Phase, Refused};
 pub(crate) use self::outbound::OutboundMetrics;
 
 /// What was decided about a request, as a label.
@@ -275,6 +278,7 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 #[derive(Debug, Default)]
 pub struct WorkerMetrics {
     latencies: [Latency; Decision::ALL.len()],
+    pub(crate) losses: Losses,
     connections: Arc<ConnectionMetrics>,
 }
 
@@ -368,6 +372,7 @@ pub(crate) struct ConnectionMetrics {
     handshakes_failed: AtomicU64,
     timeouts: [AtomicU64; Timer::ALL.len()],
     limits: [AtomicU64; Limit::ALL.len()],
+    malformed: AtomicU64,
 }
 
 impl ConnectionMetrics {
@@ -404,6 +409,10 @@ impl ConnectionMetrics {
         count.map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    fn malformed(&self) -> u64 {
+        self.malformed.load(Ordering::Relaxed)
+    }
+
     fn handshakes_failed(&self) -> u64 {
         self.handshakes_failed.load(Ordering::Relaxed)
     }
@@ -429,6 +438,11 @@ impl OpenConnection {
     /// Counts a limit that it met.
     pub(crate) fn limit_reached(&self, limit: Limit) {
         self.0.limit_reached(limit);
+    }
+
+    /// Counts a request that is not HTTP ([`Refused::Malformed`]).
+    pub(crate) fn malformed(&self) {
+        self.0.malformed.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -177,6 +177,8 @@ impl<S> Connection<S> {
         if let Err(error) = self.live(io).await {
             if is_head_too_large(&*error) {
                 activity.open().limit_reached(Limit::Head);
+            } else if is_malformed(&*error) {
+                activity.open().malformed();
             }
             // Nearly always a client that has gone; what matters to somebody is told elsewhere.
             tracing::debug!(error = &*error, "connection ended early");
@@ -222,6 +224,13 @@ fn is_head_too_large(error: &(dyn std::error::Error + Send + Sync + 'static)) ->
     error
         .downcast_ref::<hyper::Error>()
         .is_some_and(hyper::Error::is_parse_too_large)
+}
+
+/// Whether hyper has answered 400.
+fn is_malformed(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(|error| error.is_parse() && !error.is_parse_too_large())
 }
 
 #[cfg(test)]

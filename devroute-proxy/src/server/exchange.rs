@@ -86,14 +86,14 @@ where
         let mut too_long = None;
         let answer = match refusal {
             Some(refusal) => Answer::Own {
-                response: Some(refusal.response(request.headers())),
+                response: Some(refusal.response(request.method(), request.headers())),
             },
             None => {
                 let (head, body) = request.into_parts();
                 let body = match self.limits.body {
                     Some(limit) if body.size_hint().exact().is_none() => {
                         let (body, seen) = limited(body, limit);
-                        let refusal = Refusal::Body.response(&head.headers);
+                        let refusal = Refusal::Body.response(&head.method, &head.headers);
                         too_long = Some(Box::new((seen, refusal)));
                         body
                     }

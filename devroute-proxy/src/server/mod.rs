@@ -75,6 +75,7 @@ pub(crate) use self::connection::Connections;
 use self::lifetime::Draining;
 pub use self::limits::{Drain, HalfClose, Limits, Timers};
 pub use self::listen::{bind, bind_shared};
+pub(crate) use self::refusal::Words;
 use self::worker::Accepted;
 use crate::metrics::{Limit, Metrics, WorkerMetrics};
 use crate::shutdown::Signal;

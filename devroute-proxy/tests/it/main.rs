@@ -8,6 +8,7 @@ mod admin;
 mod bodies;
 mod config;
 mod demo;
+mod exchanges;
 mod gone;
 mod lifecycle;
 mod limits;

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::DevRoute;
 use crate::{
+    abandoned::{self, OnAbandoned},
     forwarded::ForwardedFields,
     mode::{Mode, OncePerMinute},
     reroute::{OnFailure, Settings, default_policy},
@@ -182,6 +183,23 @@ impl<T> DevRouteLayer<T> {
     #[must_use]
     pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
         self.settings().reroute.forwarded = fields;
+        self
+    }
+
+    /// Is told of each rerouted request whose caller went away before the answer had begun, for a
+    /// record or a metric; any other is in the extensions of its answer ([`Outcome`](crate::Outcome)).
+    ///
+    /// ```
+    /// use devroute_tower::{DevRouteLayer, Outcome};
+    ///
+    /// let layer = DevRouteLayer::new("checkout").on_abandoned(|outcome: Outcome| {
+    ///     println!("nobody waited for {:?}", outcome.target());
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn on_abandoned(mut self, hook: impl OnAbandoned + Send + Sync + 'static) -> Self {
+        self.settings().reroute.on_abandoned = Some(abandoned::Hook::new(hook));
         self
     }
 

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     BoxError,
+    abandoned::answered,
     bounds::{Inner, Payload, Transport},
     context,
     failure::{Dialect, Failure},
@@ -194,7 +195,12 @@ impl<S, T> DevRoute<S, T> {
         request: &Request<ReqBody>,
         error: &DecisionError,
     ) -> ResponseFuture<F, ResBody, E> {
-        let answer = refused(request.headers(), error, &self.shared.reroute);
+        let answer = refused(
+            request.method(),
+            request.headers(),
+            error,
+            &self.shared.reroute,
+        );
         if let Some(outcome) = answer.extensions().get() {
             span::settled(outcome);
         }
@@ -220,13 +226,15 @@ impl<S, T> DevRoute<S, T> {
             mem::replace(&mut self.inner, next)
         });
         let span = span::decided("reroute", Some(&decision.target), Some(&decision.contract));
+        let mut unanswered = shared.reroute.unanswered(&decision);
         ResponseFuture::rerouted(Box::pin(async move {
-            let dialect = Dialect::of(request.headers());
+            let dialect = Dialect::of(request.method(), request.headers());
             let contract = decision.contract.clone();
             let (service, target) = (decision.service.clone(), decision.target.clone());
             let attempt = reroute(transport, &shared.reroute, decision, request, client).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.reroute, dialect) {
                 ControlFlow::Break(response) => {
+                    answered(&mut unanswered);
                     if let Some(outcome) = response.extensions().get() {
                         span::ended(&span, outcome);
                     }
@@ -237,6 +245,7 @@ impl<S, T> DevRoute<S, T> {
             span::ended(&span, &outcome);
             drop(span);
             let Some(inner) = &mut inner else {
+                answered(&mut unanswered);
                 let failure = Failure::no_baseline(service, target);
                 let reveal = shared.reroute.reveal_addresses;
                 return Ok(failure.into_response(dialect, reveal, Some(outcome)));
@@ -248,7 +257,9 @@ impl<S, T> DevRoute<S, T> {
             shared.tell_baseline(&mut request, client);
             request.extensions_mut().insert(contract.clone());
             let future = context::sync_scope(contract.clone(), || inner.call(request));
-            let response = context::scope(contract, future).await?;
+            let response = context::scope(contract, future).await;
+            answered(&mut unanswered);
+            let response = response?;
             Ok(scoped_answer(response, Some(outcome)))
         }))
     }

@@ -18,6 +18,7 @@ use tower_service::Service;
 use super::{FirstLabel, MakeServiceName, attach::Attach, future::ResponseFuture};
 use crate::{
     BoxError,
+    abandoned::{self, OnAbandoned, answered},
     bounds::{Inner, Payload, Transport},
     failure::{Dialect, Failure},
     forwarded::{ForwardedFields, without_userinfo},
@@ -130,6 +131,13 @@ impl<T> DevRouteClientRerouteLayer<T> {
         self
     }
 
+    /// Is told of each rerouted request whose caller went away before the answer had begun
+    /// ([`DevRouteLayer::on_abandoned`](crate::DevRouteLayer::on_abandoned)).
+    pub fn on_abandoned(mut self, hook: impl OnAbandoned + Send + Sync + 'static) -> Self {
+        self.shared().settings.on_abandoned = Some(abandoned::Hook::new(hook));
+        self
+    }
+
     /// Sets whether answers show addresses of targets; `true` by default.
     pub fn reveal_addresses(mut self, reveal: bool) -> Self {
         self.shared().settings.reveal_addresses = reveal;
@@ -205,7 +213,9 @@ where
             Ok(_) => ResponseFuture::inner(self.inner.call(Request::from_parts(parts, body))),
             // The inner service, which may hold a permit since it was ready, keeps it until this
             // service is called again or dropped.
-            Err(error) => ResponseFuture::refused(refused(&parts.headers, &error, settings)),
+            Err(error) => {
+                ResponseFuture::refused(refused(&parts.method, &parts.headers, &error, settings))
+            }
         }
     }
 }
@@ -230,23 +240,30 @@ impl<S, T> DevRouteClientReroute<S, T> {
             mem::replace(&mut self.inner, next)
         });
         let named = name_host(&mut request, authority);
+        let mut unanswered = shared.settings.unanswered(&decision);
         ResponseFuture::rerouted(Box::pin(async move {
-            let dialect = Dialect::of(request.headers());
+            let dialect = Dialect::of(request.method(), request.headers());
             let (service, target) = (decision.service.clone(), decision.target.clone());
             let attempt = reroute(transport, &shared.settings, decision, request, None).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.settings, dialect) {
-                ControlFlow::Break(response) => return Ok(response),
+                ControlFlow::Break(response) => {
+                    answered(&mut unanswered);
+                    return Ok(response);
+                }
                 ControlFlow::Continue(fell_back) => fell_back,
             };
             let reveal = shared.settings.reveal_addresses;
             let Some(inner) = &mut inner else {
+                answered(&mut unanswered);
                 let failure = Failure::no_baseline(service, target);
                 return Ok(failure.into_response(dialect, reveal, Some(outcome)));
             };
             if named {
                 request.headers_mut().remove(HOST);
             }
-            let mut response = inner.call(request).await?.map(ResponseBody::plain);
+            let response = inner.call(request).await;
+            answered(&mut unanswered);
+            let mut response = response?.map(ResponseBody::plain);
             if let Some(mark) = outcome.mark(reveal) {
                 response.headers_mut().insert(carrier::ROUTED, mark);
             }

@@ -21,6 +21,7 @@ use self::{
 };
 use crate::{
     BoxError,
+    abandoned::{self, Unanswered},
     bounds::{Payload, Transport},
     failure::{Dialect, Failure},
     forward::{self, PendingUpgrade},
@@ -51,6 +52,7 @@ pub(crate) struct Settings {
     /// The request is made in this process, not received by it.
     pub(crate) at_caller: bool,
     pub(crate) resolve_timeout: Duration,
+    pub(crate) on_abandoned: Option<abandoned::Hook>,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
             reveal_addresses: true,
             at_caller: false,
             resolve_timeout: Duration::from_secs(2),
+            on_abandoned: None,
         }
     }
 }
@@ -154,6 +157,7 @@ fn rerouted_answer<B>(
 
 /// The answer to a request whose contract cannot be obeyed.
 pub(crate) fn refused<ResBody>(
+    method: &Method,
     headers: &HeaderMap,
     error: &DecisionError,
     settings: &Settings,
@@ -169,7 +173,7 @@ pub(crate) fn refused<ResBody>(
     let failure = Failure::of_decision(error, settings.reveal_addresses);
     tracing::debug!(%error, cause = failure.cause, "refused");
     failure.into_response(
-        Dialect::of(headers),
+        Dialect::of(method, headers),
         settings.reveal_addresses,
         Some(outcome),
     )
@@ -290,6 +294,19 @@ async fn send<T: Transport>(
 }
 
 impl Settings {
+    /// Tells whoever wants to know where the caller goes away before there is an answer.
+    pub(crate) fn unanswered(&self, decision: &Reroute) -> Option<Unanswered> {
+        let hook = self.on_abandoned.clone()?;
+        let outcome = Outcome {
+            kind: OutcomeKind::Abandoned,
+            service: Some(decision.service.clone()),
+            target: Some(decision.target.clone()),
+            contract: Some(decision.contract.clone()),
+            cause: None,
+        };
+        Some(Unanswered::new(hook, outcome))
+    }
+
     fn failure(
         &self,
         error: &(dyn std::error::Error + 'static),

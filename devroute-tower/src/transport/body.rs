@@ -15,7 +15,10 @@ use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::gate::{Gate, GateKey, gate};
+use super::{
+    gate::{Gate, GateKey, gate},
+    trailers::Watch,
+};
 use crate::BoxError;
 
 /// The body of a request that is handed to a transport.
@@ -36,6 +39,7 @@ pub struct Body {
     kind: Kind,
     sent: Option<Sent>,
     gate: Option<Gate>,
+    trailers: Option<Watch>,
 }
 
 enum Kind {
@@ -62,6 +66,7 @@ impl Body {
             kind: Kind::Empty,
             sent: None,
             gate: None,
+            trailers: None,
         }
     }
 
@@ -84,6 +89,7 @@ impl Body {
                 kind: Kind::Incoming(incoming),
                 sent: None,
                 gate: None,
+                trailers: None,
             };
         }
         let kind = slot.map_or(Kind::Empty, |body| {
@@ -93,6 +99,7 @@ impl Body {
             kind,
             sent: None,
             gate: None,
+            trailers: None,
         }
     }
 
@@ -111,6 +118,11 @@ impl Body {
         let (gate, key) = gate();
         self.gate = Some(gate);
         key
+    }
+
+    /// Looks at its trailers, or no more.
+    pub(super) fn watch_trailers(&mut self, watch: Option<Watch>) {
+        self.trailers = watch;
     }
 
     fn done(&mut self) {
@@ -158,6 +170,11 @@ impl HttpBody for Body {
             }
             Kind::Boxed(body) => ready!(body.as_mut().poll_frame(cx)),
         };
+        if let (Some(watch), Some(Ok(frame))) = (&self.trailers, &frame) {
+            if let Some(trailers) = frame.trailers_ref() {
+                watch.see(trailers);
+            }
+        }
         if !matches!(frame, Some(Ok(_))) || self.is_end_stream() {
             self.done();
         }

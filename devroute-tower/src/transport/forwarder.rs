@@ -122,7 +122,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let dialect = Dialect::of(&parts.headers);
+        let dialect = Dialect::of(&parts.method, &parts.headers);
         if via::hops(&parts.headers) >= via::MAX_HOPS {
             return answer(Failure::of_loop(), dialect);
         }

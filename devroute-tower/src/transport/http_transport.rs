@@ -20,13 +20,15 @@ use http_body::Body as _;
 use tower_service::Service;
 
 use super::{
-    Body, Destination, Error, ErrorKind, Protocol, ResponseBody,
+    AnnouncedTrailers, Body, Destination, Error, ErrorKind, OnTrailersDropped, Protocol,
+    ResponseBody,
     connect::{Connector, Dialled, OpenConnections},
     destination::{to_h1, to_h2},
     error::is_unprocessed,
     h1, h2,
     peer::Peer,
     pool::Pool,
+    trailers,
 };
 use crate::forward::join_cookies;
 
@@ -61,6 +63,7 @@ pub struct HttpTransport {
     idle_timeout: Duration,
     max_idle: usize,
     pool: Arc<Pool>,
+    on_trailers_dropped: Option<trailers::Hook>,
 }
 
 /// What came of the open connections: the end of it, or the request, which is still to be sent.
@@ -92,6 +95,7 @@ impl HttpTransport {
             idle_timeout: IDLE_TIMEOUT,
             max_idle: MAX_IDLE,
             pool,
+            on_trailers_dropped: None,
         }
     }
 
@@ -148,6 +152,20 @@ impl HttpTransport {
         self
     }
 
+    /// Is told of each request whose trailers the target does not get, or not all of them, for a
+    /// metric: over HTTP/1.1 only announced ones go ([`AnnouncedTrailers`]).
+    ///
+    /// Where the length of a body is known, nobody looks what is behind it: such trailers are dropped,
+    /// and not told of.
+    #[must_use]
+    pub fn on_trailers_dropped(
+        mut self,
+        hook: impl OnTrailersDropped + Send + Sync + 'static,
+    ) -> Self {
+        self.on_trailers_dropped = Some(trailers::Hook::new(hook));
+        self
+    }
+
     /// How many connections are open now, in use or idle.
     #[must_use]
     pub fn open_connections(&self) -> usize {
@@ -168,6 +186,7 @@ impl HttpTransport {
             }
             Protocol::Http1 | Protocol::Negotiated => {
                 to_h1(&mut request, &peer, authority.as_ref());
+                self.watch_trailers(&mut request);
                 let request = match self.pooled_h1(&peer, request).await {
                     ControlFlow::Break(sent) => return sent,
                     ControlFlow::Continue(unsent) => unsent,
@@ -200,9 +219,11 @@ impl HttpTransport {
                 join_cookies(request.headers_mut());
             }
             to_h1(request, &peer, authority.as_ref());
+            self.watch_trailers(request);
         };
         let as_h2 = |request: &mut Request<Body>| {
             request.headers_mut().remove(TRANSFER_ENCODING);
+            request.body_mut().watch_trailers(None);
             to_h2(request, peer.scheme(), authority.as_ref());
         };
         let pooled = if self.pool.has_h2(&peer) {
@@ -227,6 +248,20 @@ impl HttpTransport {
             as_h1(&mut request);
             self.new_h1(peer, dialled, request).await
         }
+    }
+
+    /// Looks at the trailers of a request that goes out over HTTP/1.1, where there can be some.
+    fn watch_trailers(&self, request: &mut Request<Body>) {
+        let Some(hook) = self.on_trailers_dropped.clone() else {
+            return;
+        };
+        let body = request.body();
+        if body.is_end_stream() || body.size_hint().exact().is_some() {
+            return;
+        }
+        let announced = AnnouncedTrailers::by(request.headers());
+        let watch = trailers::Watch { announced, hook };
+        request.body_mut().watch_trailers(Some(watch));
     }
 
     async fn pooled_h1(&self, peer: &Peer, mut request: Request<Body>) -> Pooled {

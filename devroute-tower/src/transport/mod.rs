@@ -48,6 +48,7 @@ mod response_timeout;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+mod trailers;
 mod upstream;
 
 #[cfg(feature = "tls")]
@@ -60,6 +61,7 @@ pub use self::{
     forwarder::{Forwarder, Tunnel},
     http_transport::{HttpTransport, ResponseFuture},
     response::ResponseBody,
+    trailers::{AnnouncedTrailers, OnTrailersDropped},
     upstream::{Upstream, UpstreamAddr, UpstreamFailure},
 };
 pub(crate) use self::{destination::is_grpc, h1::BodyUnread};

@@ -201,7 +201,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let body = Body::new(body);
-        let dialect = Dialect::of(&parts.headers);
+        let dialect = Dialect::of(&parts.method, &parts.headers);
         if parts.method == Method::CONNECT {
             let refused = Failure::of_connect().into_response::<ResponseBody>(dialect, true, None);
             return Box::pin(ready(Ok(refused.map(ResponseBody::new))));

@@ -2,11 +2,16 @@
 
 use axum::{Extension, Router, body::Body, extract::Request, routing::get as route};
 use devroute_core::Contract;
-use devroute_tower::{DevRouteLayer, Mode, context, transport::HttpTransport, transport::Upstream};
+use devroute_tower::{
+    DevRouteLayer, Mode, OnFailure, Outcome, OutcomeKind, context,
+    transport::{HttpTransport, Upstream},
+};
 use http::Request as HttpRequest;
 use tower::Layer as _;
 
-use crate::support::{client, contract, echo, get, layer, policy, send, serve, serve_hyper};
+use crate::support::{
+    client, contract, echo, get, layer, nobody, policy, send, serve, serve_hyper,
+};
 
 #[tokio::test]
 async fn rule_06_without_a_contract_the_baseline_answers_and_nothing_is_added() {
@@ -348,4 +353,69 @@ async fn off_logs_one_line_about_the_contracts_it_sees() {
     // Once a minute; a minute may end while the loop runs.
     assert!((1..=2).contains(&log.lines().count()), "{log}");
     assert!(log.contains("DEVROUTE is off here"), "{log}");
+}
+
+#[tokio::test]
+async fn who_asks_is_told_of_callers_that_do_not_wait_for_a_target() {
+    use tower::ServiceExt as _;
+
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = silent.local_addr().unwrap();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let layer = layer().on_failure(OnFailure::Fallback).on_abandoned({
+        let told = std::sync::Arc::clone(&told);
+        move |outcome: Outcome| told.lock().unwrap().push(outcome)
+    });
+    let arrived = std::sync::Arc::new(tokio::sync::Notify::new());
+    let baseline = tower::service_fn({
+        let arrived = std::sync::Arc::clone(&arrived);
+        move |request: HttpRequest<String>| {
+            let arrived = std::sync::Arc::clone(&arrived);
+            async move {
+                if request.uri().path() == "/never" {
+                    arrived.notify_one();
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            }
+        }
+    });
+    let service = layer.layer(baseline);
+    let ask = |path: &str, contract: String| {
+        let request = HttpRequest::get(path).header("x-devroute", contract);
+        service
+            .clone()
+            .oneshot(request.body(String::new()).unwrap())
+    };
+    let down = contract("foo", nobody().await);
+    // Answered, or not ours: nothing is told.
+    ask("/", down.clone()).await.unwrap();
+    ask("/", "{".into()).await.unwrap();
+    let other = contract("bar", target);
+    assert!(futures_util::FutureExt::now_or_never(ask("/never", other)).is_none());
+    arrived.notified().await;
+    assert_eq!(told.lock().unwrap().len(), 0);
+
+    // The target has the request, and the caller goes.
+    let mut waiting = Box::pin(ask("/", contract("foo", target)));
+    tokio::select! {
+        _ = &mut waiting => panic!("nobody answers"),
+        accepted = silent.accept() => drop(accepted.unwrap()),
+    }
+    drop(waiting);
+    // The baseline has it instead.
+    let mut waiting = Box::pin(ask("/never", down));
+    tokio::select! {
+        _ = &mut waiting => panic!("nobody answers"),
+        () = arrived.notified() => {}
+    }
+    drop(waiting);
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    assert_eq!(told.len(), 2);
+    for outcome in told {
+        assert_eq!(outcome.kind(), OutcomeKind::Abandoned);
+        assert_eq!(outcome.cause(), Some("client_gone"));
+        assert_eq!(outcome.service().unwrap().as_str(), "foo");
+        assert!(outcome.contract().is_some());
+    }
 }

@@ -277,3 +277,32 @@ async fn tls_is_not_spoken_unless_it_is_configured_and_nothing_is_dialled() {
     let nobody_came = tokio::time::timeout(std::time::Duration::from_millis(50), listener.accept());
     assert!(nobody_came.await.is_err());
 }
+
+#[tokio::test]
+async fn an_answer_to_head_has_the_length_of_the_problem_and_no_body() {
+    let down = contract("foo", nobody().await);
+    let baseline = tower::service_fn(|_: http::Request<hyper::body::Incoming>| {
+        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+            String::new(),
+        )))
+    });
+    // No server in between that would hold the body back.
+    let addr = serve_hyper(layer().layer(baseline)).await;
+    for sent in [&*down, "{", r#"{"foo":"1.1.1.1:1"}"#] {
+        for client in [client(), h2_client()] {
+            let ask = |method: &str| {
+                let request = http::Request::builder()
+                    .method(method)
+                    .uri(format!("http://{addr}/"))
+                    .header("x-devroute", sent);
+                request.body(axum::body::Body::empty()).unwrap()
+            };
+            let get = send(&client, ask("GET")).await;
+            let head = send(&client, ask("HEAD")).await;
+            assert_eq!(head.status, get.status, "{sent}");
+            assert_eq!(head.body, "");
+            assert_eq!(head.field("content-length"), get.body.len().to_string());
+            assert_eq!(head.field("proxy-status"), get.field("proxy-status"));
+        }
+    }
+}

@@ -1,5 +1,10 @@
 //! Rule 16: nothing changes on the way but what has to.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use axum::{Router, body::Body, extract::Request as AxumRequest, response::Response};
 use bytes::Bytes;
 use devroute_tower::{
@@ -283,6 +288,45 @@ async fn trailers_pass_over_http_2_and_where_announced_over_http_1() {
             .trailers
             .unwrap_or_else(|| panic!("no trailers: {scheme}"));
         assert_eq!(trailers["x-out"], "in", "{scheme}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_are_dropped_are_told_of() {
+    let target = serve(Router::new().fallback(trailing)).await;
+    let told = Arc::new(AtomicUsize::new(0));
+    let transport = HttpTransport::new().on_trailers_dropped({
+        let told = Arc::clone(&told);
+        move || {
+            told.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let service = layer().transport(transport.clone());
+    let addr = serve_hyper(service.layer(Upstream::new(transport, target))).await;
+    for (to, trailer, arrives) in [
+        ("{}".to_owned(), "x-in", true),
+        ("{}".to_owned(), "x-other", false),
+        (contract("foo", target), "x-in", true),
+        (contract("foo", target), "x-other", false),
+        (contract("foo", format!("h2c://{target}")), "x-other", true),
+    ] {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-in", HeaderValue::from_static("in"));
+        let body = futures_util::stream::iter([
+            Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"x"))),
+            Ok(Frame::trailers(trailers)),
+        ]);
+        let request = Request::post(format!("http://{addr}/"))
+            .header("x-devroute", &to)
+            .header("te", "trailers")
+            .header("trailer", trailer)
+            .body(Body::new(StreamBody::new(body)))
+            .unwrap();
+        let answer = send(&h2_client(), request).await;
+        let arrived = if arrives { "in" } else { "none" };
+        assert_eq!(answer.trailers.unwrap()["x-out"], arrived, "{to} {trailer}");
+        let told = told.swap(0, Ordering::Relaxed);
+        assert_eq!(told, usize::from(!arrives), "{to} {trailer}");
     }
 }
 
