@@ -6,6 +6,7 @@ mod allocation;
 mod carriers;
 mod decision;
 mod form;
+mod hops;
 mod model;
 mod policy;
 mod properties;
