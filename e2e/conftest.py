@@ -175,8 +175,8 @@ def grpc_client(protocol):
     """Opens a client on a way; calls go with its metadata."""
     channels = []
 
-    def client(way, credentials=None):
-        made = grpc_peer.Client(*protocol, way, credentials)
+    def client(way, credentials=None, **options):
+        made = grpc_peer.Client(*protocol, way, credentials, **options)
         channels.append(made.channel)
         return made
 

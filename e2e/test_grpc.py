@@ -1,5 +1,6 @@
 """gRPC between grpcio's own client and server (rules 12 and 17)."""
 
+import json
 import queue
 import time
 
@@ -217,6 +218,34 @@ def test_rule_12_contracts_that_are_not_obeyed(rerouted_way, peer, client, contr
     error = error_of(client(way).call("Unary", client(way).text(text="x")))
     assert error.code() is code, error
     assert text in error.details()
+
+
+#: A client that tries three times, as the applications of many teams do.
+RETRYING = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.01s",
+                "maxBackoff": "0.02s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize("kind", [ways.REROUTED, ways.VIA_ROUTER, ways.ROUTER])
+def test_rule_12_a_client_with_a_retry_policy_does_not_try_again(kind, way_of, peer, client):
+    laptop = peer()
+    laptop.stop()
+    way = way_of(kind, laptop.port)
+    client = client(way, options=[("grpc.service_config", json.dumps(RETRYING))])
+    error = error_of(client.call("Unary", client.text(text="x")))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert way.proxies[0].decisions() == {"failed": 1}
 
 
 @pytest.mark.parametrize("kind", [ways.REROUTED, ways.BASELINE])

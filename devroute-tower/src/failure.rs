@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::{
     inbound::ResponseBody,
+    no_retry,
     outcome::Outcome,
     transport::{self, ErrorKind, is_grpc},
 };
@@ -298,6 +299,7 @@ impl Failure {
         }
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(outcome) = &mut outcome {
+            no_retry::mark(headers);
             outcome.cause = Some(self.cause);
             if let Some(mark) = outcome.mark(reveal_addresses) {
                 headers.insert(carrier::ROUTED, mark);

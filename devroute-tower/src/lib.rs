@@ -11,6 +11,7 @@ mod forward;
 mod forwarded;
 pub mod inbound;
 mod mode;
+mod no_retry;
 pub mod outbound;
 mod outcome;
 #[cfg(feature = "reqwest")]

@@ -96,8 +96,9 @@ class Peer:
 class Client:
     """A client on a way; its calls carry what sends them to the peer."""
 
-    def __init__(self, messages, services, way, credentials=None):
-        options = [*UNLIMITED, ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    def __init__(self, messages, services, way, credentials=None, options=()):
+        always = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        options = [*UNLIMITED, *always, *options]
         if credentials:
             self.channel = grpc.secure_channel(way.address, credentials, options)
         else:

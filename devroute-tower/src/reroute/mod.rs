@@ -27,6 +27,7 @@ use crate::{
     forward::{self, PendingUpgrade},
     forwarded::{self, ClientInfo, ForwardedFields},
     inbound::ResponseBody,
+    no_retry,
     outcome::{Outcome, OutcomeKind},
     transport::{self, Body, Destination, Error, ErrorKind, Protocol},
 };
@@ -151,6 +152,7 @@ fn rerouted_answer<B>(
     } else if let Some(mark) = outcome.mark(settings.reveal_addresses) {
         response.headers_mut().insert(carrier::ROUTED, mark);
     }
+    no_retry::mark_if_failed(&mut response);
     response.extensions_mut().insert(outcome);
     response
 }

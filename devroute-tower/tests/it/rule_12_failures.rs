@@ -196,6 +196,50 @@ async fn grpc_gets_trailers_only() {
 }
 
 #[tokio::test]
+async fn what_failed_says_that_it_is_not_to_be_sent_again() {
+    let addr = serve(echo("baseline").layer(layer())).await;
+    let down = contract("foo", nobody().await);
+    let final_to_envoy = "x-envoy-ratelimited";
+    for sent in ["{", r#"{"foo":"69.145.32.56:9001"}"#, &down] {
+        let answer = get(addr, sent).await;
+        assert_eq!(answer.field(final_to_envoy), "true", "{sent}");
+        assert!(!answer.headers.contains_key("grpc-retry-pushback-ms"));
+    }
+    let request = Request::post(format!("http://{addr}/pkg.Service/Method"))
+        .header("content-type", "application/grpc")
+        .header("x-devroute", &down)
+        .body(Body::empty())
+        .unwrap();
+    let answer = send(&h2_client(), request).await;
+    assert_eq!(answer.field(final_to_envoy), "true");
+    assert_eq!(answer.field("grpc-retry-pushback-ms"), "-1");
+
+    for (head, is_final) in [
+        ("HTTP/1.1 200 OK", false),
+        ("HTTP/1.1 404 Not Found", false),
+        ("HTTP/1.1 503 Service Unavailable", true),
+        ("HTTP/1.1 200 OK\r\ngrpc-status: 14", true),
+    ] {
+        let answer = format!("{head}\r\ncontent-length: 0\r\n\r\n");
+        let target = raw_target(answer.leak().as_bytes(), Then::Close).await;
+        let answer = get(addr, &contract("foo", target)).await;
+        let marked = answer.headers.contains_key(final_to_envoy);
+        assert_eq!(marked, is_final, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_baseline_that_is_down_may_be_asked_again() {
+    let down = Upstream::new(HttpTransport::new(), nobody().await);
+    let addr = serve_hyper(layer().layer(down)).await;
+    for sent in ["{}", r#"{"bar":"192.168.1.12:8001"}"#] {
+        let answer = get(addr, sent).await;
+        assert_eq!(answer.status, 502);
+        assert!(!answer.headers.contains_key("x-envoy-ratelimited"));
+    }
+}
+
+#[tokio::test]
 async fn addresses_can_be_kept_back() {
     let down = nobody().await;
     let laptop = serve(echo("laptop")).await;
