@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from support import envoy as envoys
 from support import grpc_peer, ways
 from support.certificates import Authority
 from support.chains import Chain, Recorder
@@ -107,18 +108,48 @@ def nobody():
 
 
 @pytest.fixture
-def way_of(started):
-    """Makes a way of a kind to a peer, and checks at the end that it alone was reached."""
+def made_ways():
+    """The ways of a test, of which only the peer may be reached in the end."""
     made = []
-
-    def way_of(kind, peer, **options):
-        made.append(ways.make(kind, peer, started, **options))
-        return made[-1]
-
-    yield way_of
+    yield made
     for way in made:
         reached = way.decoy.connections if way.decoy else []
         assert not reached, "a rerouted request reached the baseline"
+
+
+@pytest.fixture
+def way_of(started, made_ways):
+    """Makes a way of a kind to a peer, and checks at the end that it alone was reached."""
+
+    def way_of(kind, peer, **options):
+        made_ways.append(ways.make(kind, peer, started, **options))
+        return made_ways[-1]
+
+    return way_of
+
+
+@pytest.fixture
+def envoy(started):
+    """Starts Envoy with a file of `deploy/envoy`; where there is none the test is skipped, and says so."""
+    if not envoys.binary():
+        pytest.skip("Envoy is not installed: nothing is tested on it")
+
+    def envoy(name, upstreams, **options):
+        started.append(envoys.Envoy(name, upstreams, **options))
+        return started[-1]
+
+    return envoy
+
+
+@pytest.fixture
+def envoy_way(envoy, started, made_ways):
+    """Makes a way through Envoy, as `way_of` does for devroute alone."""
+
+    def envoy_way(kind, peer, **options):
+        made_ways.append(envoys.make(kind, peer, started, **options))
+        return made_ways[-1]
+
+    return envoy_way
 
 
 @pytest.fixture(params=ways.ALL)

@@ -1,0 +1,197 @@
+-- Holds devroute.lua to devroute-core's vectors, under luajit, from the root of the repository:
+--
+--   luajit deploy/envoy/tests/run.lua
+
+local FOLDER = arg[0]:match("^(.*)/tests/") or "."
+package.path = FOLDER .. "/tests/?.lua;" .. package.path
+local json, request = require("json"), require("request")
+dofile(FOLDER .. "/devroute.lua")
+
+local VECTORS = FOLDER .. "/../../devroute-core/tests/vectors/"
+-- A service that no vector names: its hop reads and writes, and marks only what is malformed.
+local NOBODY = "nobody-is-called-so"
+
+local checks = 0
+
+local function check(condition, ...)
+  checks = checks + 1
+  if not condition then
+    local said = {}
+    for index = 1, select("#", ...) do
+      said[index] = tostring((select(index, ...)))
+    end
+    error(table.concat(said, " | "), 0)
+  end
+end
+
+local function vectors_of(name, least)
+  local file = assert(io.open(VECTORS .. name, "rb"))
+  local vectors = json.decode(file:read("*a"))
+  file:close()
+  local lists = vectors.vectors or vectors.read
+  check(#lists >= least, name .. " was read to its end")
+  return vectors
+end
+
+-- A text that stands there as it is or is to be built.
+local function text_of(value)
+  if type(value) == "string" then
+    return value
+  elseif value.text then
+    return value.text
+  end
+  local parts = {}
+  for number = 0, value["repeat"] - 1 do
+    parts[#parts + 1] = (value.part:gsub("#", tostring(number)))
+  end
+  return value.head .. table.concat(parts) .. value.tail
+end
+
+local function lines_of(fields)
+  local lines = {}
+  for _, line in ipairs(fields) do
+    lines[#lines + 1] = { line[1], text_of(line[2]) }
+  end
+  return lines
+end
+
+local function hop(lines, service)
+  local handle = request.new(lines, { service = service })
+  envoy_on_request(handle)
+  return handle
+end
+
+local function is_same(fields, expected, names, what)
+  for _, name in ipairs(names) do
+    local got, wanted = fields:all(name), request.new(expected).fields:all(name)
+    check(#got == #wanted, what, name, #got, #wanted)
+    for index = 1, #wanted do
+      check(got[index] == wanted[index], what, name, got[index], wanted[index])
+    end
+  end
+end
+
+local CARRIERS = { "x-devroute", "baggage" }
+
+-- Rules 1 to 3 and 15: what is malformed, and which services a contract names.
+for _, vector in ipairs(vectors_of("contract.json", 80).vectors) do
+  local lines = { { "x-devroute", text_of(vector) } }
+  local handle = hop(lines, NOBODY)
+  local is_malformed = handle.fields:get("x-devroute-matched") == NOBODY
+  check(is_malformed == (vector.malformed ~= nil), vector.name, vector.malformed)
+  for service in pairs(vector.entries or {}) do
+    check(hop(lines, service).fields:get("x-devroute-matched") == service, vector.name, service)
+  end
+end
+
+-- The members of an object as one text, in one order.
+local function members_of(text)
+  local members = {}
+  for name, value in pairs(json.decode(text)) do
+    members[#members + 1] = name .. "\0" .. value
+  end
+  table.sort(members)
+  return table.concat(members, "\0\0")
+end
+
+local carrier = vectors_of("carrier.json", 25)
+
+-- Rule 9: reading.
+for _, vector in ipairs(carrier.read) do
+  local fields = hop(vector.fields, NOBODY).fields
+  local is_malformed = fields:get("x-devroute-matched") == NOBODY
+  check(is_malformed == (vector.malformed ~= nil), vector.name, vector.malformed)
+  if is_malformed or vector.contract == json.null then
+    is_same(fields, vector.fields, CARRIERS, vector.name)
+  else
+    check(members_of(fields:get("x-devroute")) == members_of(vector.contract), vector.name)
+  end
+end
+
+-- Rule 10: writing what the field says into the member.
+for _, vector in ipairs(carrier.write) do
+  local lines = { { "x-devroute", vector.write } }
+  for _, line in ipairs(vector.fields) do
+    if line[1] ~= "x-devroute" then
+      lines[#lines + 1] = line
+    end
+  end
+  local fields = hop(lines, NOBODY).fields
+  is_same(fields, vector.written, CARRIERS, vector.name)
+  is_same(hop(fields.lines, NOBODY).fields, vector.written, CARRIERS, vector.name .. ", twice")
+end
+
+-- Rules 4, 6, 7, 9 and 10: what a hop makes of a request.
+for _, vector in ipairs(vectors_of("hop.json", 50).vectors) do
+  local handle = hop(lines_of(vector.fields), vector.service)
+  local goes_to_router = vector.decision == "reroute" or vector.decision == "malformed"
+  local matched = handle.fields:all("x-devroute-matched")
+  check(#matched == (goes_to_router and 1 or 0), vector.name, #matched)
+  check(not goes_to_router or matched[1] == vector.service, vector.name)
+  is_same(handle.fields, lines_of(vector.forwarded or vector.fields), CARRIERS, vector.name)
+  check(handle.cleared or #matched == 0, vector.name, "the route cache")
+
+  local answer = hop(lines_of(vector.fields), vector.service)
+  answer.fields = request.new({ { ":status", "200" } }).fields
+  envoy_on_response(answer)
+  local expected = ({
+    already_rerouted = vector.service .. "=baseline; reason=already_rerouted",
+    reroute = vector.service .. "=none; reason=router_unreachable",
+    malformed = vector.service .. "=none; reason=router_unreachable",
+  })[vector.decision]
+  check(answer.fields:get("x-devroute-routed") == expected, vector.name, "the answer")
+end
+
+-- What a router has said stays.
+for _, said in ipairs({ { "x-devroute-routed", "foo=10.0.0.1:80" }, { "proxy-status", "devroute; error=x" } }) do
+  local answer = hop({ { "x-devroute", '{"foo":"10.0.0.1:80"}' } }, "foo")
+  answer.fields = request.new({ { ":status", "503" }, said }).fields
+  envoy_on_response(answer)
+  check(#answer.fields.lines == 2, said[1])
+end
+
+-- However long a run of blanks is, and wherever, it is passed over once.
+local began, blanks = os.clock(), (" "):rep(60000)
+for _, value in ipairs({
+  "devroute=x" .. blanks .. "y",
+  "devroute=" .. blanks .. ",a",
+  "a," .. blanks .. "b" .. blanks .. ";",
+}) do
+  hop({ { "baggage", value } }, "foo")
+  hop({ { "x-devroute", value } }, "foo")
+end
+check(os.clock() - began < 0.5, "blanks", os.clock() - began)
+
+-- Settings: from the route's metadata, from nowhere, and none.
+local FOO = { { "x-devroute", '{"foo":"10.0.0.1:80"}' } }
+
+local function matched_with(context, route)
+  local handle = request.new(FOO, context, route)
+  envoy_on_request(handle)
+  return handle.fields:get("x-devroute-matched")
+end
+
+local from_environment = os.getenv("DEVROUTE_SERVICE") or os.getenv("ISTIO_META_WORKLOAD_NAME")
+check(matched_with({ service = "foo" }, { service = "bar" }) == "foo", "the filter context first")
+check(matched_with(nil, { service = "foo" }) == "foo", "the route's metadata")
+check(matched_with({ service = "" }, { service = "foo" }) == nil, "an empty name is none")
+check(matched_with() == (from_environment == "foo" and "foo" or nil), "the environment")
+
+-- An Envoy without filter contexts.
+local old = request.new(FOO, nil, { service = "foo" })
+local methods = getmetatable(old).__index
+setmetatable(old, { __index = function(_, name) return name ~= "filterContext" and methods[name] or nil end })
+envoy_on_request(old)
+check(old.fields:get("x-devroute-matched") == "foo", "without a filter context")
+
+-- Rules 11 and 20: both carriers and the mark come off, whatever they hold, and other members stay.
+for _, vector in ipairs(vectors_of("hop.json", 50).vectors) do
+  local handle = request.new(lines_of(vector.fields), { service = vector.service, strip = true })
+  envoy_on_request(handle)
+  check(handle.fields:get("x-devroute") == nil, vector.name, "stripped of the field")
+  check(handle.fields:get("x-devroute-matched") == nil, vector.name, "stripped of the mark")
+  local left = handle.fields:get("baggage") or ""
+  check(not ("," .. left):find(",%s*devroute%s*[=;,]"), vector.name, "stripped of the member", left)
+end
+
+print(checks .. " checks passed")

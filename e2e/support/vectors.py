@@ -1,0 +1,32 @@
+"""The vectors of devroute-core, as bytes that can be sent."""
+
+import json
+import pathlib
+
+FOLDER = pathlib.Path(__file__).parent.parent.parent / "devroute-core" / "tests" / "vectors"
+
+
+def read(name):
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def text(value):
+    """A text that stands there as it is, or is to be built."""
+    if isinstance(value, str):
+        return value
+    if "text" in value:
+        return value["text"]
+    parts = (value["part"].replace("#", str(number)) for number in range(value["repeat"]))
+    return value["head"] + "".join(parts) + value["tail"]
+
+
+def lines(fields):
+    """Fields as pairs of name and bytes, without the blanks around a value that no parser of HTTP keeps."""
+    return [(name, text(value).encode().strip(b" \t")) for name, value in fields]
+
+
+def can_be_sent(fields):
+    """Whether HTTP/1 can carry these values (RFC 9110 section 5.5)."""
+    return all(
+        byte == 9 or (byte >= 32 and byte != 127) for _, value in lines(fields) for byte in value
+    )
