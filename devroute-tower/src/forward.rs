@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use crate::{
+    correlation::InFlight,
     forwarded::without_userinfo,
     transport::{BodyUnread, Protocol},
 };
@@ -32,6 +33,8 @@ pub(crate) struct PendingUpgrade {
     /// None where the client is the caller itself: it takes the target's half from the answer.
     client: Option<OnUpgrade>,
     protocol: HeaderValue,
+    /// The request is in flight as long as its tunnel is open.
+    in_flight: Option<InFlight>,
 }
 
 impl PendingUpgrade {
@@ -41,7 +44,11 @@ impl PendingUpgrade {
     pub(crate) fn take(parts: &mut request::Parts) -> Option<Self> {
         let protocol = upgrade_asked_for(parts)?;
         let client = Some(parts.extensions.remove::<OnUpgrade>()?);
-        Some(Self { client, protocol })
+        Some(Self {
+            client,
+            protocol,
+            in_flight: parts.extensions.remove(),
+        })
     }
 
     /// What the caller asked for, who has no server behind it.
@@ -50,6 +57,7 @@ impl PendingUpgrade {
         Some(Self {
             client: None,
             protocol,
+            in_flight: None,
         })
     }
 
@@ -64,7 +72,9 @@ impl PendingUpgrade {
         let Some(client) = self.client else {
             return Some(target);
         };
+        let in_flight = self.in_flight;
         tokio::spawn(async move {
+            let _in_flight = in_flight;
             // The target has switched already; the client's server does when it writes the 101.
             let both = async { Ok::<_, hyper::Error>((target.await?, client.await?)) };
             let (target, client) = match both.await {

@@ -6,6 +6,7 @@ pub use devroute_core as core;
 mod abandoned;
 mod bounds;
 pub mod context;
+pub mod correlation;
 mod failure;
 mod forward;
 mod forwarded;

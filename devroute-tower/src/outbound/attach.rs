@@ -156,6 +156,11 @@ fn chosen(headers: &HeaderMap, pending: Pending) -> Result<Option<Contract>, Con
     }
 }
 
+/// Where a request goes by what it says itself.
+pub(crate) fn authority_of(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
+    uri.authority().cloned().or_else(|| host(headers))
+}
+
 /// Reads `Host`, which names the destination of an origin-form request (RFC 9110, section 7.2).
 /// Two of them name nothing.
 fn host(headers: &HeaderMap) -> Option<Authority> {

@@ -12,6 +12,7 @@ mod unwritten;
 
 #[cfg(feature = "reqwest-middleware")]
 pub(crate) use self::attach::Attach;
+pub(crate) use self::attach::authority_of;
 pub use self::{
     attach::outgoing_headers,
     egress::InternalHosts,

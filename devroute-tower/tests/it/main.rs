@@ -9,6 +9,7 @@
 )]
 
 mod context;
+mod correlation;
 mod egress;
 mod forwarder;
 mod hyper_util_client;
