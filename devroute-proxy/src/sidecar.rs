@@ -110,9 +110,13 @@ impl Sidecar {
         let outbound = listening.map(|((listener, options), config)| Outbound {
             listener,
             options,
+            correlations: config.correlation.table(),
             config,
             shared: shared.clone(),
         });
+        let correlations = outbound
+            .as_ref()
+            .map(|outbound| outbound.correlations.clone());
         let config = Arc::new(config);
         let sidecar = Arc::clone(&config);
         let outbound = async move |stop| match outbound {
@@ -123,7 +127,9 @@ impl Sidecar {
             .serve(
                 title,
                 signal,
-                move |worker| stack::sidecar(&config, &upstream, &shared, worker),
+                move |worker| {
+                    stack::sidecar(&config, &upstream, correlations.as_ref(), &shared, worker)
+                },
                 outbound,
             )
             .await

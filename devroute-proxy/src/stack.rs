@@ -1,9 +1,9 @@
 //! What a request goes through, in each mode: layers put together, and nothing else.
 //!
 //! ```text
-//! sidecar   Observe > Front > DevRoute(service) > Upstream
+//! sidecar   Observe > Front > DevRoute(service) > Remember > Upstream
 //! router    Observe > Front > DevRoute(router)
-//! outbound  Observe > Front > DevRouteClientReroute > Forwarder
+//! outbound  Observe > Front > Restore > DevRouteClientReroute > Forwarder
 //! ```
 //!
 //! Everything that decides or forwards is of `devroute-tower`; what the proxy can do, a service that
@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 
 use devroute_tower::core::TargetPolicy;
 use devroute_tower::core::carrier::Unwritten;
+use devroute_tower::correlation::{Correlations, Remember, RememberLayer, Restore, RestoreLayer};
 use devroute_tower::outbound::DevRouteClientReroute;
 use devroute_tower::transport::{Forwarder, HttpTransport, ResponseBody, Upstream};
 use devroute_tower::{ClientInfo, DevRoute, DevRouteClientLayer, DevRouteLayer, Mode};
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
 pub(crate) fn sidecar(
     config: &SidecarConfig,
     place: &Place,
+    correlations: Option<&Correlations>,
     shared: &Shared,
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Sidecar + use<> {
@@ -70,7 +72,11 @@ pub(crate) fn sidecar(
     if let Some(router) = config.via {
         layer = layer.via(router);
     }
-    let service = layer.layer(Carried::baseline(upstream, metrics));
+    let remember = match correlations {
+        Some(correlations) => RememberLayer::new(correlations.clone()),
+        None => RememberLayer::off(),
+    };
+    let service = layer.layer(Carried::baseline(remember.layer(upstream), metrics));
     let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
         health: false,
@@ -82,7 +88,7 @@ pub(crate) fn sidecar(
     }
 }
 
-type Sidecar = Observe<Front<DevRoute<Carried<Upstream>, Carried<HttpTransport>>>>;
+type Sidecar = Observe<Front<DevRoute<Carried<Remember<Upstream>>, Carried<HttpTransport>>>>;
 
 /// The stack of a router, for one worker.
 pub(crate) fn router(
@@ -116,6 +122,7 @@ type Router = Observe<Front<DevRoute<NoBaseline, Carried<HttpTransport>>>>;
 pub(crate) fn outbound(
     config: &SidecarConfig,
     outbound: &OutboundConfig,
+    correlations: &Correlations,
     shared: &Shared,
     metrics: &OutboundMetrics,
     worker: Arc<WorkerMetrics>,
@@ -142,6 +149,10 @@ pub(crate) fn outbound(
         layer = layer.via(router);
     }
     let service = layer.layer(Forwarder::new(shared.forwarder(config, outbound, &worker)));
+    let service = RestoreLayer::new(correlations.clone())
+        .internal_hosts(outbound.internal.clone())
+        .service(config.service.clone())
+        .layer(service);
     let observe = ObserveLayer(Arc::new(Observer {
         metrics: Arc::clone(&metrics.requests),
         worker,
@@ -157,7 +168,7 @@ pub(crate) fn outbound(
     move |_client| observe.layer(front.layer(service.clone()))
 }
 
-type Outbound = Observe<Front<DevRouteClientReroute<Forwarder, HttpTransport>>>;
+type Outbound = Observe<Front<Restore<DevRouteClientReroute<Forwarder, HttpTransport>>>>;
 
 impl Shared {
     /// How the application's own requests get to their hosts.
@@ -305,7 +316,8 @@ mod tests {
             policy: TargetPolicy::default(),
             own_listeners: Vec::new(),
         };
-        let inner = Carried::baseline(Baseline, Arc::clone(&metrics));
+        let remembered = RememberLayer::new(Correlations::new()).layer(Baseline);
+        let inner = Carried::baseline(remembered, Arc::clone(&metrics));
         let front = FrontLayer {
             health: true,
             strip: true,

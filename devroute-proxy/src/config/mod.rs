@@ -30,7 +30,7 @@ use devroute_tower::transport::{TlsConfig, TlsName};
 use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-pub use self::outbound::{OutboundArgs, OutboundConfig};
+pub use self::outbound::{CorrelationConfig, OutboundArgs, OutboundConfig};
 pub use self::serving::{LimitArgs, TimerArgs};
 pub use self::settings::Settings;
 use self::settings::Source;

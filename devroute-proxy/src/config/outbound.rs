@@ -1,9 +1,11 @@
 //! The settings of a sidecar's outbound listener.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 use devroute_tower::core::{HostSuffix, NetworkRule};
+use devroute_tower::correlation::Correlations;
 use devroute_tower::outbound::InternalHosts;
 
 use super::{ConfigError, Settings, value};
@@ -51,6 +53,16 @@ pub struct OutboundArgs {
         value_delimiter = ','
     )]
     pub internal: Vec<String>,
+    /// How long an id still tells the contract of the request that brought it, after that request's
+    /// answer [default: 30s]
+    #[arg(long, env = "DEVROUTE_CORRELATION_GRACE", value_name = "TIME")]
+    pub correlation_grace: Option<String>,
+    /// How many ids are remembered at most [default: 16384]
+    #[arg(long, env = "DEVROUTE_CORRELATION_ENTRIES", value_name = "N")]
+    pub correlation_entries: Option<String>,
+    /// How much memory they take at most [default: 16MiB]
+    #[arg(long, env = "DEVROUTE_CORRELATION_SIZE", value_name = "SIZE")]
+    pub correlation_size: Option<String>,
 }
 
 /// How a sidecar treats the requests of its own application.
@@ -63,6 +75,56 @@ pub struct OutboundConfig {
     pub reroute: bool,
     /// Where a contract may go.
     pub internal: InternalHosts,
+    /// How long, and how many, ids are remembered.
+    pub correlation: CorrelationConfig,
+}
+
+/// What is remembered of the requests that come to the application, so that its own get their contract.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct CorrelationConfig {
+    /// How long an id lives after the last request that brought it.
+    pub grace: Duration,
+    /// Ids at a time.
+    pub entries: usize,
+    /// Bytes that ids and contracts take, about.
+    pub bytes: usize,
+}
+
+impl Default for CorrelationConfig {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+            entries: 16 * 1024,
+            bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl CorrelationConfig {
+    fn parse(settings: &Settings) -> Result<Self, ConfigError> {
+        let default = Self::default();
+        let entries = |text: &str| value::number(text, 1..=1 << 20);
+        Ok(Self {
+            grace: settings
+                .one("correlation-grace", value::duration)?
+                .unwrap_or(default.grace),
+            entries: settings
+                .one("correlation-entries", entries)?
+                .unwrap_or(default.entries),
+            bytes: settings
+                .one("correlation-size", value::table_size)?
+                .unwrap_or(default.bytes),
+        })
+    }
+
+    /// An empty table.
+    pub(crate) fn table(self) -> Correlations {
+        Correlations::new()
+            .grace(self.grace)
+            .max_entries(self.entries)
+            .max_bytes(self.bytes)
+    }
 }
 
 impl OutboundConfig {
@@ -73,6 +135,7 @@ impl OutboundConfig {
             listen,
             reroute: false,
             internal: InternalHosts::default(),
+            correlation: CorrelationConfig::default(),
         }
     }
 
@@ -95,7 +158,8 @@ impl OutboundConfig {
                 .one("outbound-reroute", value::boolean)?
                 .unwrap_or(false),
             internal: internal(&settings.many("internal", internal_host)?),
-            ..Self::new(listen)
+            correlation: CorrelationConfig::parse(settings)?,
+            listen,
         }))
     }
 

@@ -76,6 +76,13 @@ pub(crate) fn head_size(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{text:?} is not a size from 8KiB to 1MiB (such as 64KiB)"))
 }
 
+/// A number of bytes that a table may take.
+pub(crate) fn table_size(text: &str) -> Result<usize, String> {
+    size(text)
+        .filter(|size| (1024 * 1024..=1024 * 1024 * 1024).contains(size))
+        .ok_or_else(|| format!("{text:?} is not a size from 1MiB to 1024MiB (such as 16MiB)"))
+}
+
 /// A number of bytes that a body may have, or `off`.
 pub(crate) fn body_size(text: &str) -> Result<Option<usize>, String> {
     if text == "off" {

@@ -7,6 +7,7 @@
 mod admin;
 mod bodies;
 mod config;
+mod correlation;
 mod demo;
 mod exchanges;
 mod gone;

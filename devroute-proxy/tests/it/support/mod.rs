@@ -3,6 +3,7 @@
 pub(crate) mod binary;
 pub(crate) mod client;
 pub(crate) mod proxy;
+pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod tls;
 
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 pub(crate) use binary::Devroute;
 pub(crate) use client::Client;
 pub(crate) use proxy::{Proxy, router, sidecar};
+pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 
 /// Far longer than anything takes: a test that gets here has failed.

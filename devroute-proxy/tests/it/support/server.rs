@@ -18,6 +18,9 @@ use tokio_rustls::TlsAcceptor;
 use super::ANY;
 use super::tls::Identity;
 
+/// In the place of which a server says what `x-devroute` it got.
+const CONTRACT: &str = "the contract";
+
 /// What it was asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -48,6 +51,11 @@ impl Server {
         let server = Self::holding(says).await;
         server.release();
         server
+    }
+
+    /// One that answers everything with the contract that came.
+    pub(crate) async fn says_the_contract() -> Self {
+        Self::says(CONTRACT).await
     }
 
     /// One that sits at a breakpoint until [`Server::release`].
@@ -143,8 +151,12 @@ async fn answer(
         headers: parts.headers,
         body,
     };
+    let says = match seen.headers.get("x-devroute") {
+        Some(contract) if shared.says == CONTRACT => Bytes::copy_from_slice(contract.as_bytes()),
+        _ => shared.says.into(),
+    };
     shared.seen.lock().unwrap().push(seen);
     shared.arrived.add_permits(1);
     let _permit = shared.may_answer.acquire().await.unwrap();
-    Ok(Response::new(Full::from(shared.says)))
+    Ok(Response::new(Full::new(says)))
 }
