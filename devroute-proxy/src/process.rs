@@ -145,6 +145,8 @@ impl Process {
         let mut options = self.options();
         options.tls = None;
         options.drain.delay = Duration::ZERO;
+        // That protects the service from what is sent to it.
+        options.limits.body = None;
         Some((self.outbound.take()?, options))
     }
 

@@ -220,6 +220,19 @@ async fn what_cannot_be_reached_is_answered_for_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_service_sends_may_be_longer_than_what_is_sent_to_it() {
+    let host = Server::says("host").await;
+    let proxy = with_service(closed().await, |config| {
+        config.process.limits.body = Some(1);
+    })
+    .await;
+    let request = proxy.out(&format!("http://{}/", host.address));
+    assert_eq!(request.post("long").send().await.text, "host");
+    let request = proxy.get("/").post("long");
+    assert_eq!(request.send().await.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_may_ask_for_itself() {
     let service = Server::says("service").await;
     let proxy = with_service(service.address, |_| {}).await;
