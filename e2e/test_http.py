@@ -76,6 +76,26 @@ def test_rule_16_a_rerouted_request_says_where_it_comes_from(rerouted_way, serve
     assert answer.get("x-devroute-routed") == way.mark
 
 
+@pytest.mark.parametrize("fields", ["forwarded", "both"])
+def test_rule_16_forwarded_is_told_where_it_is_asked_for(fields, way_of, serve):
+    """To a target, and by the other switch to the baseline; what came in stays in front."""
+    element = 'for=127.0.0.1;host="foo.qa:81";proto=http'
+    for kind, switches in [
+        (ways.REROUTED, []),
+        (ways.ROUTER, []),
+        (ways.BASELINE, ["--forwarded-on=all"]),
+    ]:
+        handler, seen = recording()
+        way = way_of(kind, serve(handler).port, flags=(f"--forwarded={fields}", *switches))
+        exchange(
+            way, f"GET / HTTP/1.1\r\nhost: foo.qa:81\r\nforwarded: for=unknown\r\n{way.lines}\r\n"
+        )
+        head, _ = one(seen)
+        assert head.get("forwarded") == f"for=unknown, {element}", kind
+        assert head.all("via") == [b"1.1 devroute"]
+        assert head.get("x-forwarded-for") == ("127.0.0.1" if fields == "both" else None)
+
+
 def test_rule_16_hop_by_hop_fields_end_at_the_hop(way, serve):
     handler, seen = recording(
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\nx-hop: 1\r\n"
@@ -228,6 +248,30 @@ def test_head_keeps_the_length_and_has_no_body(way, serve):
             head, _ = client.answer(to="HEAD")
             assert (head.status, head.get("content-length"), head.get("etag")) == (200, "1234", '"x"')
             assert one(seen)[0].method == "HEAD"
+
+
+def test_the_length_of_a_request_is_kept(way, serve):
+    handler, seen = recording()
+    way = way(serve(handler).port)
+    for length in [0, 1, 70_000]:
+        exchange(
+            way,
+            f"PUT / HTTP/1.1\r\nhost: foo\r\ncontent-length: {length}\r\n{way.lines}\r\n" + "x" * length,
+        )
+        head, body = one(seen)
+        assert (head.all("content-length"), len(body)) == ([str(length).encode()], length)
+        assert "transfer-encoding" not in head.names()
+
+
+def test_a_304_has_no_body_and_loses_its_length(way, serve):
+    handler, _ = recording(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1234\r\n\r\n")
+    way = way(serve(handler).port)
+    with connect(way.port) as client:
+        for _ in range(2):
+            client.send(f"GET / HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
+            head = client.head()
+            assert (head.status, head.get("content-length")) == (304, None)
+        assert client.buffer == b""
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])

@@ -83,6 +83,61 @@ def test_rule_16_h2_fields_pass_byte_for_byte(way, serve):
     assert [value for name, value in head if name == b"x-b"] == [b"1", b"2"]
 
 
+@PEERS
+def test_an_early_answer_arrives_while_the_upload_goes_on(way, serve, scheme):
+    """The peer refuses after the head; the client hears of it in the middle of its upload."""
+    if scheme == "http":
+
+        def handler(conn):
+            conn.head()
+            conn.send("HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nno!")
+            conn.ends()
+
+    else:
+
+        def answer(peer, stream, _fields):
+            peer.headers(stream, [(":status", "413"), ("content-length", "3")])
+            peer.send(stream, b"no!", end=True)
+
+        handler = h2_peer(answer)
+    way = way(serve(handler).port, scheme=scheme)
+    with H2Client(way) as client:
+        stream = client.request(("content-length", "99999"), method="POST", end=False)
+        client.send(stream, b"abc")
+        head, body, _ = client.answer(stream)
+        assert (head[b":status"], head[b"content-length"], body) == (b"413", b"3", b"no!")
+
+
+@PEERS
+def test_lengths_are_kept(way, serve, scheme):
+    """Of the request, and of the answer, from HTTP/2 to a peer of either kind."""
+    lengths = []
+    if scheme == "http":
+
+        def handler(conn):
+            while head := conn.head():
+                lengths.append(head.get("content-length"))
+                assert "transfer-encoding" not in head.names()
+                conn.body(head)
+                conn.send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc")
+
+    else:
+
+        def answer(peer, stream, fields):
+            lengths.append(dict(fields)[b"content-length"].decode())
+            peer.wait(h2.events.StreamEnded, stream)
+            peer.headers(stream, [(":status", "200"), ("content-length", "3")])
+            peer.send(stream, b"abc", end=True)
+
+        handler = h2_peer(answer)
+    way = way(serve(handler).port, scheme=scheme)
+    with H2Client(way) as client:
+        stream = client.request(("content-length", "5"), method="POST", end=False)
+        client.send(stream, b"hello", end=True)
+        head, body, _ = client.answer(stream)
+    assert (lengths, head[b"content-length"], body) == (["5"], b"3", b"abc")
+
+
 def test_trailers_pass_without_announcement(way, serve):
     got = []
 
