@@ -17,6 +17,7 @@
 //! | read, inspect, or make a contract | [`Contract`] |
 //! | take a contract from header fields, or put it into them | [`carrier`] |
 //! | count how often a request was rerouted | [`via`] |
+//! | sign contracts, and obey signed ones only | `signature`, with the feature of that name |
 //!
 //! # A decision
 //!
@@ -64,6 +65,11 @@ mod error;
 mod parse;
 mod policy;
 mod service_name;
+#[cfg(feature = "signature")]
+#[cfg_attr(docsrs, doc(cfg(feature = "signature")))]
+pub mod signature;
+#[cfg(not(feature = "signature"))]
+mod signature;
 mod target;
 mod text;
 pub mod via;
@@ -81,4 +87,5 @@ pub use self::policy::{
     TargetPolicy,
 };
 pub use self::service_name::ServiceName;
+pub use self::signature::{SignatureError, SignatureErrorKind};
 pub use self::target::{Host, HostName, Scheme, Target};

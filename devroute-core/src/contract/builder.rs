@@ -81,17 +81,17 @@ impl FromIterator<(ServiceName, Target)> for ContractBuilder {
 
 /// The text of an object under way.
 #[derive(Debug, Default)]
-pub(super) struct Spelling(String);
+pub(crate) struct Spelling(String);
 
 impl Spelling {
-    pub(super) fn push(&mut self, name: &str, value: &str) {
+    pub(crate) fn push(&mut self, name: &str, value: &str) {
         self.0.push(if self.0.is_empty() { '{' } else { ',' });
         text::push_string(&mut self.0, name);
         self.0.push(':');
         text::push_string(&mut self.0, value);
     }
 
-    pub(super) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         if self.0.is_empty() {
             self.0.push('{');
         }

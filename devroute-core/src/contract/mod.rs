@@ -14,7 +14,7 @@ use std::str::FromStr;
 use http::HeaderValue;
 
 pub use self::builder::ContractBuilder;
-use self::builder::Spelling;
+pub(crate) use self::builder::Spelling;
 use crate::error::{ContractError, ContractErrorKind};
 use crate::parse::{self, Member, Sink};
 use crate::service_name::ServiceName;
@@ -192,12 +192,19 @@ impl Contract {
         let _ = parse::parse(self.value.as_bytes(), sink);
     }
 
+    /// All members, in the order of the text.
+    pub(crate) fn each(&self, member: &mut impl FnMut(&str, &str)) {
+        self.visit(&mut |found: Member<'_>| {
+            let (Member::Service { name, value, .. } | Member::Reserved { name, value }) = found;
+            member(name.as_str(), value.as_str());
+        });
+    }
+
     /// All members by name, to compare contracts by.
-    fn members(&self) -> BTreeMap<String, String> {
+    pub(crate) fn members(&self) -> BTreeMap<String, String> {
         let mut members = BTreeMap::new();
-        self.visit(&mut |member: Member<'_>| {
-            let (Member::Service { name, value, .. } | Member::Reserved { name, value }) = member;
-            members.insert(name.as_str().to_owned(), value.as_str().to_owned());
+        self.each(&mut |name, value| {
+            members.insert(name.to_owned(), value.to_owned());
         });
         members
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::error::ContractError;
 use crate::policy::Refusal;
 use crate::service_name::ServiceName;
+use crate::signature::SignatureError;
 use crate::target::Target;
 use crate::via;
 
@@ -23,6 +24,7 @@ struct DecisionErrorInner {
     target: Option<Target>,
     refusal: Option<Refusal>,
     contract: Option<ContractError>,
+    signature: Option<SignatureError>,
 }
 
 /// The kinds of [`DecisionError`].
@@ -31,6 +33,8 @@ struct DecisionErrorInner {
 pub enum DecisionErrorKind {
     /// The contract is malformed.
     Malformed,
+    /// The contract is not signed, not well, by nobody who is authorized, or not good any more.
+    Signature,
     /// The policy refuses the target.
     Refused,
     /// The request has been rerouted 16 times already.
@@ -50,6 +54,7 @@ impl DecisionErrorKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::Signature => "signature",
             Self::Refused => "refused",
             Self::Loop => "loop",
             Self::MissingContract => "missing_contract",
@@ -73,6 +78,7 @@ impl DecisionError {
             target: None,
             refusal: None,
             contract: None,
+            signature: None,
         };
         Self {
             inner: Box::new(inner),
@@ -82,6 +88,13 @@ impl DecisionError {
     pub(super) fn malformed(error: ContractError) -> Self {
         let mut this = Self::new(DecisionErrorKind::Malformed, None);
         this.inner.contract = Some(error);
+        this
+    }
+
+    #[cfg(feature = "signature")]
+    pub(super) fn signature(service: Option<ServiceName>, error: SignatureError) -> Self {
+        let mut this = Self::new(DecisionErrorKind::Signature, service);
+        this.inner.signature = Some(error);
         this
     }
 
@@ -124,6 +137,12 @@ impl DecisionError {
     pub fn contract_error(&self) -> Option<&ContractError> {
         self.inner.contract.as_ref()
     }
+
+    /// Why the contract is refused for its signature.
+    #[must_use]
+    pub fn signature_error(&self) -> Option<&SignatureError> {
+        self.inner.signature.as_ref()
+    }
 }
 
 impl fmt::Display for DecisionError {
@@ -131,6 +150,7 @@ impl fmt::Display for DecisionError {
         let inner = &*self.inner;
         match (inner.kind, &inner.service) {
             (DecisionErrorKind::Malformed, _) => f.write_str("the contract cannot be read"),
+            (DecisionErrorKind::Signature, _) => f.write_str("the contract is refused"),
             (DecisionErrorKind::Refused, Some(service)) => {
                 write!(f, "the target for {service} is not allowed")
             }
@@ -157,10 +177,12 @@ impl fmt::Display for DecisionError {
 impl Error for DecisionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let inner = &*self.inner;
-        match (&inner.refusal, &inner.contract) {
-            (Some(refusal), _) => Some(refusal),
-            (None, Some(contract)) => Some(contract),
-            (None, None) => None,
+        if let Some(refusal) = &inner.refusal {
+            return Some(refusal);
         }
+        if let Some(contract) = &inner.contract {
+            return Some(contract);
+        }
+        inner.signature.as_ref().map(|error| error as _)
     }
 }

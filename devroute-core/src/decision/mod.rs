@@ -12,6 +12,8 @@ use crate::carrier::{self, MATCHED};
 use crate::contract::{Contract, Find};
 use crate::policy::{Permit, TargetPolicy};
 use crate::service_name::ServiceName;
+#[cfg(feature = "signature")]
+use crate::signature::Verifier;
 use crate::target::Target;
 use crate::via;
 
@@ -20,10 +22,11 @@ use crate::via;
 /// It holds what a deployment decides once: for which service, by which policy. It looks, in this order, at
 ///
 /// 1. the contract: none, then the baseline answers; a malformed one is an error whoever it is for;
-/// 2. `x-devroute-matched`: naming this service, then the request was rerouted here already;
-/// 3. the entry for this service: none, then the baseline answers;
-/// 4. `Via`: 16 reroutes behind it, then it is a loop;
-/// 5. the policy: the target is allowed, or refused.
+/// 2. its signature, where the deployment asks for one (feature `signature`): not good, then it is an error too;
+/// 3. `x-devroute-matched`: naming this service, then the request was rerouted here already;
+/// 4. the entry for this service: none, then the baseline answers;
+/// 5. `Via`: 16 reroutes behind it, then it is a loop;
+/// 6. the policy: the target is allowed, or refused.
 ///
 /// Nothing is allocated for a contract in the field `x-devroute`, unless the target is a host name or the
 /// contract spells a name or value with JSON escapes; and nothing is ever allocated without a contract.
@@ -47,6 +50,8 @@ use crate::via;
 pub struct Selector {
     service: Option<ServiceName>,
     policy: Arc<TargetPolicy>,
+    #[cfg(feature = "signature")]
+    verifier: Option<Verifier>,
 }
 
 impl Selector {
@@ -56,6 +61,8 @@ impl Selector {
         Self {
             service: Some(service),
             policy: policy.into(),
+            #[cfg(feature = "signature")]
+            verifier: None,
         }
     }
 
@@ -68,7 +75,32 @@ impl Selector {
         Self {
             service: None,
             policy: policy.into(),
+            #[cfg(feature = "signature")]
+            verifier: None,
         }
+    }
+
+    /// Refuses contracts that `verifier` does not find well signed; it is asked with the time of the system's clock.
+    ///
+    /// ```
+    /// use devroute_core::signature::{AuthorizedKeys, Verifier};
+    /// use devroute_core::{DecisionErrorKind, Selector, ServiceName, TargetPolicy};
+    ///
+    /// let nobody = Verifier::new(AuthorizedKeys::default());
+    /// let foo = Selector::new(ServiceName::new("foo")?, TargetPolicy::default()).verifier(nobody);
+    /// let mut headers = http::HeaderMap::new();
+    /// headers.insert("x-devroute", r#"{"foo":"192.168.1.12:8001"}"#.parse()?);
+    /// let error = foo.decide(&headers).unwrap_err();
+    /// assert_eq!(error.kind(), DecisionErrorKind::Signature);
+    /// assert_eq!(error.signature_error().unwrap().kind().as_str(), "signature_missing");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "signature")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "signature")))]
+    #[must_use]
+    pub fn verifier(mut self, verifier: Verifier) -> Self {
+        self.verifier = Some(verifier);
+        self
     }
 
     /// The policy that targets are judged by.
@@ -87,13 +119,77 @@ impl Selector {
     ///
     /// # Errors
     ///
-    /// When the contract is malformed, the target refused, or the request in a loop; at a
+    /// When the contract is malformed or not well signed, the target refused, or the request in a loop; at a
     /// [router](Self::router) also when there is nothing to route to.
     pub fn decide(&self, headers: &HeaderMap) -> Result<Decision, DecisionError> {
+        #[cfg(feature = "signature")]
+        if let Some(verifier) = &self.verifier {
+            return self.decide_signed(headers, verifier);
+        }
         match &self.service {
             Some(service) => decide(headers, service, &self.policy),
-            None => route(headers, &self.policy),
+            None => route(headers, &self.policy, Unsigned),
         }
+    }
+
+    // Out of line: without a verifier nothing of it is to be in the way.
+    #[cfg(feature = "signature")]
+    #[inline(never)]
+    fn decide_signed(
+        &self,
+        headers: &HeaderMap,
+        verifier: &Verifier,
+    ) -> Result<Decision, DecisionError> {
+        match &self.service {
+            Some(service) => decide_with(headers, service, &self.policy, verifier),
+            None => route(headers, &self.policy, verifier),
+        }
+    }
+}
+
+/// Who has signed a contract, where that is asked.
+trait SignedBy {
+    /// The name of who has signed `contract`; `service` and `target` are what it says to whoever asks.
+    fn signed_by(
+        self,
+        contract: &Contract,
+        service: Option<&ServiceName>,
+        target: Option<&Target>,
+    ) -> Result<Option<Arc<str>>, DecisionError>;
+}
+
+/// Nobody is asked.
+struct Unsigned;
+
+impl SignedBy for Unsigned {
+    #[inline(always)]
+    fn signed_by(
+        self,
+        _: &Contract,
+        _: Option<&ServiceName>,
+        _: Option<&Target>,
+    ) -> Result<Option<Arc<str>>, DecisionError> {
+        Ok(None)
+    }
+}
+
+#[cfg(feature = "signature")]
+impl SignedBy for &Verifier {
+    fn signed_by(
+        self,
+        contract: &Contract,
+        service: Option<&ServiceName>,
+        target: Option<&Target>,
+    ) -> Result<Option<Arc<str>>, DecisionError> {
+        self.verify(contract, std::time::SystemTime::now())
+            .map_err(|error| match (service, target) {
+                (Some(service), Some(target)) => {
+                    DecisionError::signature(Some(service.clone()), error)
+                        .with_target(target.clone())
+                }
+                // The contract has nothing to say to this service.
+                _ => DecisionError::signature(None, error),
+            })
     }
 }
 
@@ -107,6 +203,16 @@ pub fn decide(
     service: &ServiceName,
     policy: &TargetPolicy,
 ) -> Result<Decision, DecisionError> {
+    decide_with(headers, service, policy, Unsigned)
+}
+
+#[inline(always)]
+fn decide_with(
+    headers: &HeaderMap,
+    service: &ServiceName,
+    policy: &TargetPolicy,
+    signatures: impl SignedBy,
+) -> Result<Decision, DecisionError> {
     let mut find = Find::new(service.as_str());
     let Some(contract) =
         carrier::read_into(headers, &mut find).map_err(DecisionError::malformed)?
@@ -115,6 +221,7 @@ pub fn decide(
     };
     // Kept before the rest is looked at: a struct that has just been written field by field is slow to move.
     let contract = contract.into_contract();
+    let signed_by = signatures.signed_by(&contract, Some(service), find.found.as_ref())?;
     if is_matched(headers, service) {
         let reason = BaselineReason::AlreadyRerouted;
         return Ok(Decision::Baseline { contract, reason });
@@ -123,11 +230,17 @@ pub fn decide(
         let reason = BaselineReason::NoEntry;
         return Ok(Decision::Baseline { contract, reason });
     };
-    reroute(headers, contract, service.clone(), target, policy)
+    let mut reroute = reroute(headers, contract, service.clone(), target, policy)?;
+    reroute.signed_by = signed_by;
+    Ok(Decision::Reroute(reroute))
 }
 
 /// The decision of a router.
-fn route(headers: &HeaderMap, policy: &TargetPolicy) -> Result<Decision, DecisionError> {
+fn route(
+    headers: &HeaderMap,
+    policy: &TargetPolicy,
+    signatures: impl SignedBy,
+) -> Result<Decision, DecisionError> {
     let matched = matched(headers);
     let mut find = Find::new(matched.unwrap_or_default());
     let contract = carrier::read_into(headers, &mut find).map_err(DecisionError::malformed)?;
@@ -137,13 +250,17 @@ fn route(headers: &HeaderMap, policy: &TargetPolicy) -> Result<Decision, Decisio
     let Some(contract) = contract else {
         return Err(error(DecisionErrorKind::MissingContract));
     };
+    let contract = contract.into_contract();
+    let signed_by = signatures.signed_by(&contract, service.as_ref(), find.found.as_ref())?;
     let Some(service) = service.clone() else {
         return Err(error(DecisionErrorKind::MissingService));
     };
     let Some(target) = find.found else {
         return Err(error(DecisionErrorKind::NoEntry));
     };
-    reroute(headers, contract.into_contract(), service, target, policy)
+    let mut reroute = reroute(headers, contract, service, target, policy)?;
+    reroute.signed_by = signed_by;
+    Ok(Decision::Reroute(reroute))
 }
 
 fn reroute(
@@ -152,18 +269,19 @@ fn reroute(
     service: ServiceName,
     target: Target,
     policy: &TargetPolicy,
-) -> Result<Decision, DecisionError> {
+) -> Result<Reroute, DecisionError> {
     if via::hops(headers) >= via::MAX_HOPS {
         let error = DecisionError::new(DecisionErrorKind::Loop, Some(service));
         return Err(error.with_target(target));
     }
     match policy.judge(&target) {
-        Ok(permit) => Ok(Decision::Reroute(Reroute {
+        Ok(permit) => Ok(Reroute {
             contract,
             service,
             target,
             permit,
-        })),
+            signed_by: None,
+        }),
         Err(refusal) => {
             let error = DecisionError::new(DecisionErrorKind::Refused, Some(service));
             Err(error.with_target(target).with_refusal(refusal))
@@ -243,4 +361,7 @@ pub struct Reroute {
     pub target: Target,
     /// What the policy allows: the address to dial, or a name to resolve first.
     pub permit: Permit,
+    /// Who has signed the contract, by the comment of the key or, without one, its fingerprint; none where no
+    /// signature is asked for. It belongs into logs.
+    pub signed_by: Option<Arc<str>>,
 }

@@ -11,6 +11,10 @@ mod model;
 mod policy;
 mod properties;
 mod reserved;
+#[cfg(feature = "signature")]
+mod signature;
+#[cfg(feature = "signature")]
+mod ssh_keygen;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
