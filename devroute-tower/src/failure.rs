@@ -3,7 +3,9 @@
 use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::Bytes;
-use devroute_core::{DecisionError, DecisionErrorKind, Refusal, ServiceName, Target, carrier, via};
+use devroute_core::{
+    DecisionError, DecisionErrorKind, Refusal, ServiceName, SignatureError, Target, carrier, via,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
@@ -100,6 +102,10 @@ impl Failure {
                 let advice = error.refusal().map_or("", Refusal::advice);
                 (StatusCode::FORBIDDEN, "destination_ip_prohibited", advice)
             }
+            DecisionErrorKind::Signature => {
+                let advice = error.signature_error().map_or("", SignatureError::advice);
+                (StatusCode::FORBIDDEN, "http_request_denied", advice)
+            }
             DecisionErrorKind::Loop => (
                 StatusCode::LOOP_DETECTED,
                 "proxy_loop_detected",
@@ -127,16 +133,18 @@ impl Failure {
                  {\"foo\":\"192.168.1.12:8001\"}; `devroute explain` shows what is wrong with it.",
             ),
         };
-        let detail = match (malformed, error.refusal()) {
-            (Some(malformed), _) => format!("{}: {malformed}.", capitalized(&error.to_string())),
-            (None, Some(refusal)) if reveal_addresses => {
-                format!("{}: {refusal}.", capitalized(&error.to_string()))
-            }
-            _ => format!("{}.", capitalized(&error.to_string())),
+        let signature = error.signature_error();
+        let what = capitalized(&error.to_string());
+        let detail = match (malformed, signature, error.refusal()) {
+            (Some(malformed), _, _) => format!("{what}: {malformed}."),
+            (None, Some(signature), _) => format!("{what}: {signature}."),
+            (None, None, Some(refusal)) if reveal_addresses => format!("{what}: {refusal}."),
+            _ => format!("{what}."),
         };
-        let cause = match error.refusal() {
-            Some(refusal) => refusal.reason().as_str(),
-            None => error.kind().as_str(),
+        let cause = match (error.refusal(), signature) {
+            (Some(refusal), _) => refusal.reason().as_str(),
+            (None, Some(signature)) => signature.kind().as_str(),
+            (None, None) => error.kind().as_str(),
         };
         Self {
             status,

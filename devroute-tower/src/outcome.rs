@@ -1,5 +1,7 @@
 //! What became of a request that carried a contract.
 
+use std::sync::Arc;
+
 use devroute_core::{Contract, ServiceName, Target};
 use http::HeaderValue;
 
@@ -34,6 +36,7 @@ pub struct Outcome {
     pub(crate) target: Option<Target>,
     pub(crate) contract: Option<Contract>,
     pub(crate) cause: Option<&'static str>,
+    pub(crate) signed_by: Option<Arc<str>>,
 }
 
 /// The kinds of [`Outcome`].
@@ -81,6 +84,7 @@ impl Outcome {
             target: None,
             contract: Some(contract),
             cause: None,
+            signed_by: None,
         }
     }
 
@@ -112,6 +116,13 @@ impl Outcome {
     #[must_use]
     pub fn cause(&self) -> Option<&'static str> {
         self.cause
+    }
+
+    /// Who signed the contract of a request that was to be rerouted, by the comment of the key or, without one,
+    /// its fingerprint; `None` where no signature is asked for.
+    #[must_use]
+    pub fn signed_by(&self) -> Option<&str> {
+        self.signed_by.as_deref()
     }
 
     /// The value of `x-devroute-routed` (rule 14); `None` where the contract names other services.

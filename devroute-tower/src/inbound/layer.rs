@@ -90,14 +90,14 @@ impl DevRouteLayer {
     }
 
     fn of(service: Option<ServiceName>) -> Self {
-        let policy = Arc::new(default_policy());
+        let reroute = Settings::new(Arc::new(default_policy()));
         let shared = Shared {
-            selector: selector(service.as_ref(), Arc::clone(&policy)),
+            selector: reroute.selector(service.clone()),
             service,
             mode: Mode::On,
             write_carriers: false,
             forwarded_to_baseline: false,
-            reroute: Settings::new(policy),
+            reroute,
             log: Arc::default(),
         };
         Self {
@@ -119,10 +119,36 @@ impl<T> DevRouteLayer<T> {
     /// `KUBERNETES_SERVICE_HOST` is set) refuses the API server and the ports of the nodes.
     #[must_use]
     pub fn policy(mut self, policy: TargetPolicy) -> Self {
-        let policy = Arc::new(policy);
         let shared = self.settings();
-        shared.selector = selector(shared.service.as_ref(), Arc::clone(&policy));
-        shared.reroute.policy = policy;
+        shared.reroute.policy = Arc::new(policy);
+        shared.selector = shared.reroute.selector(shared.service.clone());
+        self
+    }
+
+    /// Obeys contracts only that `verifier` finds well signed (rule 15); any other one that names a
+    /// service is answered with 403, whichever service that is.
+    ///
+    /// Where the layer only [carries](Mode::Carry) contracts, nothing is verified. The keys can be
+    /// replaced while the layer runs: keep a clone of the verifier.
+    ///
+    /// ```
+    /// use devroute_tower::DevRouteLayer;
+    /// use devroute_tower::core::signature::{AuthorizedKeys, Verifier};
+    ///
+    /// let file = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDHz9XpnTjH/7YMFd5nbDPAEuia+xNRj6Jr82WT/lOso alice";
+    /// let verifier = Verifier::new(AuthorizedKeys::parse(file));
+    /// let layer = DevRouteLayer::new("checkout").verifier(verifier.clone());
+    /// // Later, when the file has changed:
+    /// verifier.replace_keys(AuthorizedKeys::parse(b""));
+    /// # let _ = layer;
+    /// ```
+    #[cfg(feature = "signature")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "signature")))]
+    #[must_use]
+    pub fn verifier(mut self, verifier: devroute_core::signature::Verifier) -> Self {
+        let shared = self.settings();
+        shared.reroute.verifier = Some(verifier);
+        shared.selector = shared.reroute.selector(shared.service.clone());
         self
     }
 
@@ -223,13 +249,6 @@ impl<T> DevRouteLayer<T> {
 
     fn settings(&mut self) -> &mut Shared {
         Arc::make_mut(&mut self.shared)
-    }
-}
-
-fn selector(service: Option<&ServiceName>, policy: Arc<TargetPolicy>) -> Selector {
-    match service {
-        Some(service) => Selector::new(service.clone(), policy),
-        None => Selector::router(policy),
     }
 }
 

@@ -10,6 +10,7 @@ const TARGET: &str = "devroute.target";
 const RUN_ID: &str = "devroute.run_id";
 const OUTCOME: &str = "devroute.outcome";
 const CAUSE: &str = "devroute.cause";
+const SIGNED_BY: &str = "devroute.signed_by";
 
 /// Records what has been decided on the current span, and returns that span for [`ended`].
 ///
@@ -39,6 +40,9 @@ pub(super) fn ended(span: &Span, outcome: &Outcome) {
     span.record(OUTCOME, outcome.kind().as_str());
     if let Some(cause) = outcome.cause() {
         span.record(CAUSE, cause);
+    }
+    if let Some(name) = outcome.signed_by() {
+        span.record(SIGNED_BY, name);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devroute_core::{Decision, Reroute, TargetPolicy, carrier, decide};
+use devroute_core::{Decision, Reroute, TargetPolicy, carrier};
 use http::{HeaderValue, Request, Response, header::HOST, uri::Authority};
 use http_body::Body as HttpBody;
 use tower_layer::Layer;
@@ -101,6 +101,15 @@ impl<T> DevRouteClientRerouteLayer<T> {
     /// (where `KUBERNETES_SERVICE_HOST` is set) refuses the API server and the ports of the nodes.
     pub fn policy(mut self, policy: TargetPolicy) -> Self {
         self.shared().settings.policy = Arc::new(policy);
+        self
+    }
+
+    /// Obeys contracts only that `verifier` finds well signed (rule 15); a request to an internal
+    /// destination with any other one is answered with 403.
+    #[cfg(feature = "signature")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "signature")))]
+    pub fn verifier(mut self, verifier: devroute_core::signature::Verifier) -> Self {
+        self.shared().settings.verifier = Some(verifier);
         self
     }
 
@@ -206,7 +215,7 @@ where
             return ResponseFuture::inner(self.inner.call(Request::from_parts(parts, body)));
         };
         let settings = &self.shared.settings;
-        match decide(&parts.headers, &service, &settings.policy) {
+        match settings.selector(Some(service)).decide(&parts.headers) {
             Ok(Decision::Reroute(decision)) => {
                 self.reroute(Request::from_parts(parts, body), decision, &authority)
             }

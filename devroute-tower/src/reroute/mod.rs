@@ -6,7 +6,8 @@ mod held_body;
 use std::{future::poll_fn, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use devroute_core::{
-    Contract, DecisionError, Host, Reroute, Scheme, Target, TargetPolicy, carrier,
+    Contract, DecisionError, Host, Reroute, Scheme, Selector, ServiceName, Target, TargetPolicy,
+    carrier,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -46,6 +47,8 @@ pub enum OnFailure {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) policy: Arc<TargetPolicy>,
+    #[cfg(feature = "signature")]
+    pub(crate) verifier: Option<devroute_core::signature::Verifier>,
     pub(crate) on_failure: OnFailure,
     pub(crate) via: Option<SocketAddr>,
     pub(crate) forwarded: ForwardedFields,
@@ -60,6 +63,8 @@ impl Settings {
     pub(crate) fn new(policy: Arc<TargetPolicy>) -> Self {
         Self {
             policy,
+            #[cfg(feature = "signature")]
+            verifier: None,
             on_failure: OnFailure::Fail,
             via: None,
             forwarded: ForwardedFields::default(),
@@ -68,6 +73,20 @@ impl Settings {
             resolve_timeout: Duration::from_secs(2),
             on_abandoned: None,
         }
+    }
+
+    /// What decides for `service`; without one, for the service that a request names.
+    pub(crate) fn selector(&self, service: Option<ServiceName>) -> Selector {
+        let policy = Arc::clone(&self.policy);
+        let selector = match service {
+            Some(service) => Selector::new(service, policy),
+            None => Selector::router(policy),
+        };
+        #[cfg(feature = "signature")]
+        if let Some(verifier) = &self.verifier {
+            return selector.verifier(verifier.clone());
+        }
+        selector
     }
 }
 
@@ -171,6 +190,7 @@ pub(crate) fn refused<ResBody>(
         // Refused for what it asks, a well-formed contract still says whose test run it was.
         contract: carrier::read(headers).ok().flatten(),
         cause: None,
+        signed_by: None,
     };
     let failure = Failure::of_decision(error, settings.reveal_addresses);
     tracing::debug!(%error, cause = failure.cause, "refused");
@@ -194,6 +214,7 @@ pub(crate) async fn reroute<T: Transport, B: Payload>(
         service,
         target,
         permit,
+        signed_by,
     } = decision;
     let outcome = |kind, cause| Outcome {
         kind,
@@ -201,6 +222,7 @@ pub(crate) async fn reroute<T: Transport, B: Payload>(
         target: Some(target.clone()),
         contract: Some(contract.clone()),
         cause,
+        signed_by: signed_by.clone(),
     };
     if request.method() == Method::CONNECT {
         return Attempt::Failed(Failure::of_connect(), outcome(OutcomeKind::Refused, None));
@@ -312,7 +334,7 @@ impl Settings {
     fn failure(
         &self,
         error: &(dyn std::error::Error + 'static),
-        service: &devroute_core::ServiceName,
+        service: &ServiceName,
         target: &Target,
     ) -> Failure {
         let through = match self.via {
@@ -330,7 +352,7 @@ fn prepare(
     parts: &mut http::request::Parts,
     settings: &Settings,
     contract: &Contract,
-    service: &devroute_core::ServiceName,
+    service: &ServiceName,
     client: Option<ClientInfo>,
 ) {
     carrier::write(&mut parts.headers, contract);

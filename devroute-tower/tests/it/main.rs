@@ -23,6 +23,8 @@ mod reqwest;
 mod rule_11_outside;
 mod rule_12_failures;
 mod rule_13_fallback;
+#[cfg(feature = "signature")]
+mod rule_15_signatures;
 mod rule_16_forwarding;
 mod rule_17_protocols;
 mod scope;
