@@ -327,6 +327,7 @@ impl Settings {
             target: Some(decision.target.clone()),
             contract: Some(decision.contract.clone()),
             cause: None,
+            signed_by: decision.signed_by.clone(),
         };
         Some(Unanswered::new(hook, outcome))
     }
