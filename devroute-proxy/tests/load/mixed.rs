@@ -49,7 +49,7 @@ pub(crate) async fn run(time: Duration) -> bool {
     let peers = Peers {
         proxy: proxy.address,
         laptop: contract(peers::service("laptop").await),
-        nobody: contract(peers::nobody().await),
+        nobody: contract(peers::nobody()),
         cut_head: contract(peers::closing(b"HTTP/1.1 200 OK\r\ncontent-").await),
         cut_body: contract(
             peers::closing(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await,
