@@ -7,7 +7,8 @@
 //! All of them are on one thread. On several, hyper's client may call a request unprocessed that it
 //! has sent: a GOAWAY that is read by one thread while the other one is between handing the request
 //! to h2 and asking whether the connection is ready (`ClientTask::poll` of hyper 1.12) fails the
-//! request with that GOAWAY, and no server can tell such a client the truth.
+//! request with that GOAWAY, and no server can tell such a client the truth. (`HttpTransport` drives
+//! a connection in one task for that reason.)
 
 use std::error::Error as _;
 use std::net::{SocketAddr, TcpListener};

@@ -1,11 +1,15 @@
 //! HTTP/2 connections: shared by many requests, each driven by a task of its own.
 
 use std::{
+    fmt,
+    future::poll_fn,
     io,
+    pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use http::Request;
@@ -13,8 +17,9 @@ use hyper::{
     Response,
     body::Incoming,
     client::conn::{TrySendError, http2},
+    rt::Executor,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{
     Body, Error,
@@ -38,7 +43,8 @@ impl Connection {
     pub(super) async fn new(peer: &Peer, (io, open): Dialled) -> Result<Self, Error> {
         let heads = Allowance::default();
         let io = Metered::new(io, Heads::new(heads.clone()));
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let together = Together::default();
+        let (sender, connection) = http2::Builder::new(together.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -47,11 +53,26 @@ impl Connection {
             .map_err(|error| Error::exchange(peer, error))?;
         // The driver ends with the last stream and handle.
         let peer = peer.clone();
+        let frames = together.begin();
         tokio::spawn(async move {
             let _open = open;
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "HTTP/2 connection failed");
-            }
+            let mut requests = pin!(async {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%peer, %error, "HTTP/2 connection failed");
+                }
+            });
+            let mut frames = pin!(frames);
+            let (mut handed_over, mut written) = (false, false);
+            poll_fn(|cx| {
+                handed_over = handed_over || requests.as_mut().poll(cx).is_ready();
+                written = written || frames.as_mut().poll(cx).is_ready();
+                if handed_over && written {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
         });
         Ok(Self { sender, heads })
     }
@@ -68,6 +89,64 @@ impl Connection {
     ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
         self.heads.grow();
         self.sender.try_send_request(request).await
+    }
+}
+
+/// Keeps what hyper spawns for a connection itself, so that one task can poll it together with what
+/// hands requests to it.
+///
+/// hyper has two tasks for the two. On two threads, a GOAWAY that is read in between the two steps by
+/// which a request is handed over (`ClientTask::poll` of hyper 1.12: `send_request`, then `poll_ready`)
+/// fails that request as one that was not processed, and lets it be sent all the same. It would be
+/// sent again on another connection: a service would be asked twice, whatever the method.
+#[derive(Clone, Default)]
+struct Together(Arc<Mutex<Spawned>>);
+
+#[derive(Default)]
+enum Spawned {
+    /// What comes is the connection's.
+    #[default]
+    Kept,
+    /// So far there is this.
+    Frames(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// What comes is a request's, and a task of its own.
+    Apart,
+}
+
+impl Together {
+    /// Takes what there is of the connection, which is spawned in the handshake.
+    fn begin(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut spawned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let frames = match std::mem::replace(&mut *spawned, Spawned::Apart) {
+            Spawned::Frames(frames) => Some(frames),
+            Spawned::Kept | Spawned::Apart => None,
+        };
+        async {
+            if let Some(frames) = frames {
+                frames.await;
+            }
+        }
+    }
+}
+
+impl<F> Executor<F> for Together
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut spawned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Spawned::Kept = *spawned {
+            *spawned = Spawned::Frames(Box::pin(future));
+            return;
+        }
+        drop(spawned);
+        tokio::spawn(future);
+    }
+}
+
+impl fmt::Debug for Together {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Together").finish_non_exhaustive()
     }
 }
 
@@ -154,7 +233,33 @@ impl Meter for Heads {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::{net::TcpListener, runtime::Handle};
+
     use super::*;
+    use crate::transport::{
+        Protocol,
+        connect::{Connector, OpenConnections},
+    };
+
+    #[tokio::test]
+    async fn one_task_reads_writes_and_hands_over_requests() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connector = Connector {
+            timeout: Duration::from_secs(5),
+            own_listeners: Arc::default(),
+            policy: None,
+            open: OpenConnections::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        let peer = Peer::plain(listener.local_addr().unwrap());
+        let dialled = connector.dial(&peer, Protocol::Http2).await.unwrap();
+        let connection = Connection::new(&peer, dialled).await.unwrap();
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+        drop(connection);
+    }
 
     fn frame(kind: u8, length: u8) -> Vec<u8> {
         let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, 1];

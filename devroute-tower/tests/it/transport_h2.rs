@@ -1,9 +1,20 @@
 //! The transport over HTTP/2, to peers that do what no library lets them do.
 
-use std::net::SocketAddr;
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use devroute_tower::transport::{Body, Destination, ErrorKind, HttpTransport, Protocol};
-use http::Request;
+use http::{Request, Response};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -44,4 +55,55 @@ async fn a_flood_of_informational_answers_ends() {
     });
     let error = HttpTransport::new().oneshot(post(addr)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
+}
+
+/// Answers for some time, and then says GOAWAY.
+async fn answer_and_go_away(stream: TcpStream, asked: Arc<AtomicUsize>) {
+    let service = service_fn(move |_| {
+        asked.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, Infallible>(Response::new(String::new())) }
+    });
+    let connection =
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = &mut connection => return,
+        () = tokio::time::sleep(Duration::from_millis(5)) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_is_asked_once_however_many_connections_go_away_under_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer_and_go_away(stream, Arc::clone(&seen)));
+        }
+    });
+    let transport = HttpTransport::new();
+    let asking = (0..8).map(|_| {
+        let transport = transport.clone();
+        tokio::spawn(async move {
+            let mut answered = 0;
+            for _ in 0..300 {
+                match transport.clone().oneshot(post(addr)).await {
+                    Ok(_) => answered += 1,
+                    // Refused twice: nobody did anything with it.
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionClosed),
+                }
+            }
+            answered
+        })
+    });
+    let mut answered = 0;
+    for asking in asking.collect::<Vec<_>>() {
+        answered += asking.await.unwrap();
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), answered);
 }
