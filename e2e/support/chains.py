@@ -38,10 +38,10 @@ def sidecar(name, port, *flags):
 class Chain:
     """Services in a row, and at their end the service `c`: a sidecar, its baseline, and a laptop.
 
-    Each of `links`, or only the first `sidecars` of them, is behind a sidecar of its own.
+    Each of `links`, or only the first `sidecars` of them, is behind a sidecar of its own, with `flags`.
     """
 
-    def __init__(self, links, started, *, sidecars=None, say=lambda head: ""):
+    def __init__(self, links, started, *, sidecars=None, flags=(), say=lambda head: ""):
         def start(process):
             started.append(process)
             return process
@@ -51,7 +51,7 @@ class Chain:
         self.c = start(sidecar("c", self.baseline.port, "--allow=loopback"))
         self.services = links
         self.sidecars = [
-            start(sidecar(f"b{number}", service.port))
+            start(sidecar(f"b{number}", service.port, *flags))
             for number, service in enumerate(links[:sidecars], 1)
         ]
         self._ports = [it.port for it in self.sidecars + links[len(self.sidecars) :]]

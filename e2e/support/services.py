@@ -27,6 +27,10 @@ DATADOG = [DATADOG_FLASK, DATADOG_EXPRESS]
 #: Go's has its propagators called by hand, in the version that Debian has.
 ALL = [*AUTOMATIC, GO, *DATADOG]
 
+#: Without an SDK; they hand on the fields that they are told to.
+FORWARDING_FLASK = "forwarding-flask"
+FORWARDING_EXPRESS = "forwarding-express"
+
 #: How many layers of percent encoding are added to a member that has one; by the others none.
 ADDED_LAYERS = {GO: 1}
 
@@ -56,6 +60,7 @@ WITHOUT_AGENT = {
 
 RUN_FLASK = ["flask", "--app", "flask_app", "run", "--port", "0"]
 RUN_FASTAPI = ["uvicorn", "fastapi_app:app", "--port", "0"]
+RUN_FORWARDING = ["flask", "--app", "forwarding_app", "run", "--port", "0"]
 REGISTER = "@opentelemetry/auto-instrumentations-node/register"
 
 
@@ -76,6 +81,8 @@ KINDS = {
     EXPRESS: Kind("node", ["node", "--require", REGISTER, "app.js"], OPENTELEMETRY, NODE),
     GO: Kind("go", [str(INSTALLED / "go" / "service")], {}, {}),
     DATADOG_FLASK: Kind("python", ["ddtrace-run", *RUN_FLASK], WITHOUT_AGENT, PYTHON),
+    FORWARDING_FLASK: Kind("python", RUN_FORWARDING, {}, PYTHON),
+    FORWARDING_EXPRESS: Kind("node", ["node", "forwarding.js"], {}, NODE),
     DATADOG_EXPRESS: Kind(
         "node", ["node", "--require", "dd-trace/init", "app.js"], WITHOUT_AGENT, NODE
     ),

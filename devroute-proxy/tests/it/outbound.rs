@@ -496,3 +496,26 @@ fn an_exposed_proxy_sends_nothing_to_metadata_services() {
         assert_eq!(answer.text, "host");
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reqwest_with_a_proxy_is_given_its_contract() {
+    let (service, host) = (Server::holding("service").await, Server::says("host").await);
+    let proxy = with_service(service.address, |_| {}).await;
+    let asking = proxy
+        .get("/")
+        .contract(CONTRACT)
+        .header("x-request-id", "1");
+    let in_flight = tokio::spawn(asking.send());
+    service.arrived().await;
+
+    let through = reqwest::Proxy::http(format!("http://{}", proxy.outbound())).unwrap();
+    let client = reqwest::Client::builder().proxy(through).build().unwrap();
+    let request = client.get(format!("http://{}/x", host.address));
+    let answer = request.header("x-request-id", "1").send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "host");
+    let seen = host.only();
+    assert_eq!(seen.line, "GET /x");
+    assert_eq!(seen.headers["x-devroute"], CONTRACT);
+    service.release();
+    in_flight.await.unwrap();
+}
