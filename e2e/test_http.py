@@ -221,6 +221,21 @@ def test_http_1_0_clients_get_no_chunks(way, serve):
         assert client.rest() == b"hello"
 
 
+def test_http_1_0_clients_may_keep_their_connection(way, serve):
+    """Where the length is known, and they ask for it (RFC 9112, section 9.3)."""
+    way = way(serve(answering("peer")).port)
+    with connect(way.port) as client:
+        for number in range(3):
+            client.send(
+                f"GET /{number} HTTP/1.0\r\nhost: foo\r\nconnection: keep-alive\r\n{way.lines}\r\n"
+            )
+            head, body = client.answer()
+            assert (head.get("connection"), body) == ("keep-alive", f"peer GET /{number} ".encode())
+        client.send(f"GET /last HTTP/1.0\r\nhost: foo\r\n{way.lines}\r\n")
+        assert client.answer()[1] == b"peer GET /last "
+        assert client.rest() == b""
+
+
 def test_http_1_0_targets_are_understood(way, serve):
     def handler(conn):
         conn.head()
@@ -284,6 +299,18 @@ def test_answers_without_a_body_keep_the_connection(way, serve, status):
             head, _ = client.answer()
             assert (head.status, head.get("etag")) == (int(status[:3]), '"x"')
             assert "transfer-encoding" not in head.names()
+
+
+def test_a_304_with_a_length_has_no_body_all_the_same(way, serve):
+    """The length is that of the answer which a GET would have had (RFC 9110, section 8.6)."""
+    handler, _ = recording(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1234\r\n\r\n")
+    server = serve(handler)
+    way = way(server.port)
+    with connect(way.port) as client:
+        for _ in range(3):
+            client.send(f"GET / HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
+            assert client.head().status == 304
+    assert len(server.connections) == 1
 
 
 @pytest.mark.parametrize("status", [200, 299, 404, 418, 500, 503, 599])
@@ -354,6 +381,31 @@ def test_pipelined_requests_are_answered_in_sequence(way, serve):
         client.send(*(f"GET /{n} HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n" for n in range(8)))
         for number in range(8):
             assert client.answer()[1] == f"peer GET /{number} ".encode()
+
+
+def test_a_pipelined_request_waits_for_the_answer_before_it(way, serve):
+    """RFC 9112, section 9.3.2: the second must not be begun where the first may change what it does."""
+    asked, may_answer = queue.Queue(), threading.Event()
+
+    def handler(conn):
+        while head := conn.head():
+            conn.body(head)
+            asked.put(head.target)
+            assert may_answer.wait(PATIENCE)
+            conn.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    server = serve(handler)
+    way = way(server.port)
+    with connect(way.port) as client:
+        first = f"POST /1 HTTP/1.1\r\nhost: foo\r\ncontent-length: 3\r\n{way.lines}\r\nabc"
+        client.send(first, f"GET /2 HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
+        assert asked.get(timeout=PATIENCE) == "/1"
+        with pytest.raises(queue.Empty):
+            asked.get(timeout=0.3)
+        may_answer.set()
+        assert [client.answer()[1] for _ in range(2)] == [b"ok", b"ok"]
+        assert asked.get(timeout=PATIENCE) == "/2"
+    assert len(server.connections) == 1
 
 
 def test_connection_close_closes(way, serve):

@@ -138,6 +138,30 @@ def test_lengths_are_kept(way, serve, scheme):
     assert (lengths, head[b"content-length"], body) == (["5"], b"3", b"abc")
 
 
+@PEERS
+def test_rule_16_options_asterisk_passes(way, serve, scheme):
+    seen = []
+    if scheme == "http":
+
+        def handler(conn):
+            while head := conn.head():
+                seen.append((head.method, head.target))
+                conn.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    else:
+
+        def answer(peer, stream, fields):
+            seen.append((dict(fields)[b":method"].decode(), dict(fields)[b":path"].decode()))
+            peer.headers(stream, [(":status", "200")], end=True)
+
+        handler = h2_peer(answer)
+    way = way(serve(handler).port, scheme=scheme)
+    with H2Client(way) as client:
+        head, _, _ = client.answer(client.request(method="OPTIONS", path="*"))
+    assert head[b":status"] == b"200"
+    assert seen == [("OPTIONS", "*")]
+
+
 def test_trailers_pass_without_announcement(way, serve):
     got = []
 

@@ -226,6 +226,80 @@ def test_a_slow_http_2_reader_slows_the_writer_of_its_stream_alone(way, serve):
         assert stuck.get(timeout=30) < AHEAD
 
 
+def fill(client, stream):
+    """Sends on a stream until nobody has opened a window for a second; how much was sent."""
+    client.conn.sock.settimeout(1)
+    sent = 0
+    try:
+        while sent < ENDLESS:
+            window = client.state.local_flow_control_window(stream)
+            size = min(window, client.state.max_outbound_frame_size)
+            if size:
+                client.send(stream, CHUNK[:size])
+                sent += size
+            else:
+                client.wait(h2.events.WindowUpdated)
+    except TimeoutError:
+        pass
+    client.conn.sock.settimeout(PATIENCE)
+    return sent
+
+
+@pytest.mark.parametrize("scheme", ["http", "h2c"])
+def test_a_peer_that_does_not_read_slows_the_http_2_upload_of_its_stream_alone(way, serve, scheme):
+    resume, got = threading.Event(), queue.Queue()
+    if scheme == "http":
+
+        def handler(conn):
+            head = conn.head()
+            if head.target == "/endless":
+                assert resume.wait(60)
+                got.put(len(conn.body(head)))
+            conn.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    else:
+
+        def answer(peer, stream, fields):
+            if (b":path", b"/endless") not in fields:
+                peer.headers(stream, [(":status", "200")], end=True)
+
+        handler = h2_peer(answer)
+    way = way(serve(handler).port, scheme=scheme)
+    with H2Client(way) as client:
+        endless = client.request(method="PUT", path="/endless", end=False)
+        sent = fill(client, endless)
+        assert 0 < sent < AHEAD, f"{sent / MIB:.0f} MiB went to a peer who read nothing"
+        head, _, _ = client.answer(client.request(path="/other"))
+        assert head[b":status"] == b"200"
+        if scheme == "http":
+            resume.set()
+            client.send(endless, b"", end=True)
+            head, _, _ = client.answer(endless)
+            assert (head[b":status"], got.get(timeout=PATIENCE)) == (b"200", sent)
+
+
+@pytest.mark.timeout(120)
+def test_an_http_1_reader_slows_an_http_2_writer(way, serve):
+    stuck = queue.Queue()
+
+    def handler(peer, stream, _fields):
+        peer.headers(stream, [(":status", "200")])
+        stuck.put(fill(peer, stream))
+        peer.conn.ends()
+        raise EOFError
+
+    way = way(serve(h2_peer(handler)).port, scheme="h2c")
+    with connect(way.port, receive_buffer=65536) as client:
+        client.send(f"GET / HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
+        assert client.head().status == 200
+        written = stuck.get(timeout=60)
+        assert 0 < written < AHEAD, f"{written / MIB:.0f} MiB went to a reader who read nothing"
+        read = 0
+        while read < written:
+            read += len(client.chunk())
+        assert read == written
+
+
 # Memory.
 
 
