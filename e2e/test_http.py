@@ -33,6 +33,13 @@ def one(seen):
     return seen.get(timeout=PATIENCE)
 
 
+def test_an_upstream_may_have_a_name(started, serve):
+    sidecar = ways.sidecar_of(f"http://localhost:{serve(answering('peer')).port}")
+    started.append(sidecar)
+    way = ways.Way(ways.BASELINE, sidecar.port, {}, None, [sidecar])
+    assert exchange(way, "GET / HTTP/1.1\r\nhost: foo\r\n\r\n")[1] == b"peer GET / "
+
+
 # Requests.
 
 

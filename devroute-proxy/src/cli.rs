@@ -111,8 +111,8 @@ pub struct SidecarArgs {
         help_heading = "Traffic"
     )]
     pub listen: Option<String>,
-    /// The service's own instance: http://ADDR for HTTP/1.1, h2c://ADDR for HTTP/2,
-    /// https://HOST or https://HOST:PORT for TLS (required)
+    /// The service's own instance: http://HOST:PORT for HTTP/1.1, h2c://HOST:PORT for HTTP/2,
+    /// https://HOST:PORT for TLS; a host is an address or a name (required)
     #[arg(
         long,
         env = "DEVROUTE_UPSTREAM",

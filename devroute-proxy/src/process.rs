@@ -58,12 +58,8 @@ impl Process {
         outbound: Option<SocketAddr>,
     ) -> Result<Self, ServeError> {
         let failed = |source| match config.listen {
-            Bind::Address(address) => {
-                ServeError::new(format!("cannot listen on {address}"), source)
-            }
-            Bind::Everywhere(port) => {
-                ServeError::new(format!("cannot listen on port {port}"), source)
-            }
+            Bind::Address(address) => ServeError::listener(address, source),
+            Bind::Everywhere(port) => ServeError::listener(format_args!("port {port}"), source),
             Bind::Inherited => ServeError::new("cannot use the socket of LISTEN_FDS", source),
         };
         let listener = listener(0, config.listen, config.reuse_port);
@@ -302,6 +298,20 @@ impl ServeError {
             source,
             help: "",
         }
+    }
+
+    fn listener(wanted: impl fmt::Display, source: io::Error) -> Self {
+        let help = match source.kind() {
+            io::ErrorKind::AddrInUse => "; choose another address with --listen ADDR",
+            io::ErrorKind::AddrNotAvailable => {
+                "; no network interface here has this address: 0.0.0.0 and [::] are all of them"
+            }
+            io::ErrorKind::PermissionDenied => "; a port above 1023 needs no privilege",
+            _ => "",
+        };
+        let mut error = Self::new(format!("cannot listen on {wanted}"), source);
+        error.help = help;
+        error
     }
 
     fn outbound(wanted: SocketAddr, source: io::Error) -> Self {

@@ -216,6 +216,10 @@ impl Failure {
                     "This is not about a contract: see what the service does, or give it more time \
                      (--response-timeout TIME)."
                 }
+                ErrorKind::OwnListener => {
+                    "This is not about a contract: --upstream leads back to this process, and has to \
+                     lead to the service."
+                }
                 ErrorKind::DnsFailed | ErrorKind::DnsTimeout => {
                     "This is not about a contract: the name in --upstream has no address yet, and is \
                      looked up again and again; see whether it is spelled right."

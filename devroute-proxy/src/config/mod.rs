@@ -141,9 +141,20 @@ impl SidecarConfig {
     pub fn parse(settings: &Settings) -> Result<Self, ConfigError> {
         let listen = match settings.one("listen", value::address)? {
             None if inherited::are_there() => Bind::Inherited,
-            _ => Bind::Address(settings.required("listen", value::address)?),
+            _ => {
+                settings.require(&["listen", "upstream", "service"])?;
+                Bind::Address(settings.required("listen", value::address)?)
+            }
         };
         let mut upstream = settings.required("upstream", value::upstream)?;
+        if is_at(&listen, &upstream.at) {
+            settings.one("upstream", |text| {
+                Err::<(), _>(format!(
+                    "{text:?} is where this sidecar listens itself: let the service listen at another \
+                     port, and give that here"
+                ))
+            })?;
+        }
         Ok(Self {
             upstream_tls: tls::upstream(settings, &mut upstream)?,
             upstream,
@@ -185,6 +196,16 @@ impl SidecarConfig {
             outbound: None,
         }
     }
+}
+
+/// Whether who connects to `location` comes to a listener at `listen`.
+fn is_at(listen: &Bind, location: &Location) -> bool {
+    let (Bind::Address(listen), Location::Address(address)) = (listen, location) else {
+        return false;
+    };
+    let is_here =
+        listen.ip() == address.ip() || (listen.ip().is_unspecified() && address.ip().is_loopback());
+    listen.port() == address.port() && is_here
 }
 
 /// What a `devroute demo` needs to know.

@@ -145,12 +145,36 @@ impl Settings {
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
-        self.one(name, parse)?.ok_or_else(|| {
-            let variable = format!("DEVROUTE_{}", name.to_uppercase().replace('-', "_"));
-            Source::Missing(name.to_owned()).error(format_args!(
-                "is required (or {variable}, or `{name}` in the configuration file)"
-            ))
-        })
+        self.require(&[name])?;
+        self.one(name, parse)?
+            .ok_or_else(|| ConfigError::new(format!("--{name}: is required")))
+    }
+
+    /// Checks that each of these settings is given, so that all that are missing are named at once.
+    ///
+    /// # Errors
+    ///
+    /// When one is not.
+    pub(crate) fn require(&self, names: &[&str]) -> Result<(), ConfigError> {
+        let missing: Vec<&str> = names
+            .iter()
+            .copied()
+            .filter(|name| self.last(name).is_none())
+            .collect();
+        match missing.as_slice() {
+            [] => Ok(()),
+            [name] => {
+                let variable = format!("DEVROUTE_{}", name.to_uppercase().replace('-', "_"));
+                Err(Source::Missing((*name).to_owned()).error(format_args!(
+                    "is required (or {variable}, or `{name}` in the configuration file)"
+                )))
+            }
+            [..] => Err(ConfigError::new(format!(
+                "--{} are required (or DEVROUTE_* variables, or a configuration file); \
+                 --help says what they are",
+                missing.join(", --")
+            ))),
+        }
     }
 
     /// All values of a setting that can be repeated.

@@ -1,5 +1,6 @@
 //! The settings of TLS: towards targets, towards the service itself, and on the listener.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,7 +34,10 @@ const DEFAULT_RELOAD: Duration = Duration::from_secs(10);
 
 /// Certificate and key make sense together only.
 pub(super) fn listener(settings: &Settings) -> Result<Option<ListenerTls>, ConfigError> {
-    let certificate = settings.one("tls-cert", |path| Ok(PathBuf::from(path)))?;
+    let certificate = settings.one("tls-cert", |path| match File::open(path) {
+        Ok(_readable) => Ok(PathBuf::from(path)),
+        Err(error) => Err(format!("{path}: it cannot be read: {error}")),
+    })?;
     let certificates = settings.one("tls-key", |key| match &certificate {
         Some(certificate) => {
             Certificates::load(certificate, Path::new(key)).map_err(|error| error.to_string())

@@ -168,31 +168,23 @@ pub(crate) fn upstream(text: &str) -> Result<Upstream, String> {
         expected(
             text,
             "an upstream",
-            "http://127.0.0.1:8080, h2c://[::1]:8080 or https://foo.example",
+            "http://127.0.0.1:8080, h2c://localhost:8080 or https://foo.example",
         )
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (at, tls_name) = match scheme {
-        "http" | "h2c" => {
-            let address = rest.parse().map_err(|_unparsable| {
-                format!(
-                    "{text:?} must name an IP address and a port (such as \
-                     {scheme}://127.0.0.1:8080)"
-                )
-            })?;
-            (Location::Address(address), None)
-        }
-        "https" => {
-            let (host, port) = host_and_port(rest).ok_or_else(expected)?;
-            let port = port.unwrap_or(443);
-            let at = match host.parse::<IpAddr>() {
-                Ok(ip) => Location::Address(SocketAddr::new(ip, port)),
-                Err(_name) => Location::Name(host.to_owned(), port),
-            };
-            (at, Some(tls_name(host)?))
-        }
+    let default_port = match scheme {
+        "http" | "h2c" => 80,
+        "https" => 443,
         _ => return Err(expected()),
+    };
+    let (host, port) = host_and_port(rest).ok_or_else(expected)?;
+    let port = port.unwrap_or(default_port);
+    // What no certificate can be for is no host either.
+    let name = tls_name(host)?;
+    let at = match host.parse::<IpAddr>() {
+        Ok(ip) => Location::Address(SocketAddr::new(ip, port)),
+        Err(_name) => Location::Name(host.to_owned(), port),
     };
     if let Location::Address(address) = at {
         if address.port() == 0 || address.ip().is_unspecified() {
@@ -204,7 +196,7 @@ pub(crate) fn upstream(text: &str) -> Result<Upstream, String> {
     Ok(Upstream {
         at,
         h2c: scheme == "h2c",
-        tls_name,
+        tls_name: (scheme == "https").then_some(name),
     })
 }
 
@@ -406,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_is_an_address_with_a_scheme() {
+    fn an_upstream_is_an_address_or_a_name_with_a_scheme() {
         let parsed = |text| upstream(text).map(|it| (it.at, it.h2c, it.tls_name));
         let address = |text: &str| Location::Address(text.parse().unwrap());
         let name = |name: &str| Some(name.parse().unwrap());
@@ -416,6 +408,11 @@ mod tests {
                 (address("127.0.0.1:81"), false, None),
             ),
             ("h2c://127.0.0.1:81/", (address("127.0.0.1:81"), true, None)),
+            ("http://127.0.0.1", (address("127.0.0.1:80"), false, None)),
+            (
+                "http://localhost:81",
+                (Location::Name("localhost".to_owned(), 81), false, None),
+            ),
             (
                 "https://[::1]:81",
                 (address("[::1]:81"), false, name("::1")),
@@ -438,9 +435,10 @@ mod tests {
         }
         for wrong in [
             "127.0.0.1:81",
-            "http://foo:81",
-            "http://127.0.0.1",
             "http://0.0.0.0:81",
+            "http://foo/bar",
+            "h2c://foo:0",
+            "ftp://127.0.0.1",
             "https://",
             "https://0.0.0.0",
             "https://foo:0",

@@ -76,7 +76,7 @@ fn a_wrong_flag_names_the_flag() {
         ("--target-ca Cargo.toml", "--target-ca: Cargo.toml: "),
         (
             "--tls-cert /nowhere.pem --tls-key Cargo.toml",
-            "--tls-key: /nowhere.pem: it cannot be read",
+            "--tls-cert: /nowhere.pem: it cannot be read",
         ),
         (
             "--first-byte-timeout 0s",
@@ -142,8 +142,8 @@ fn a_wrong_flag_names_the_flag() {
         ("--service", "a/b", "service name"),
         (
             "--upstream",
-            "http://foo:1",
-            "\"http://foo:1\" must name an IP address",
+            "http://foo:1/bar",
+            "\"http://foo:1/bar\" is not an upstream",
         ),
         (
             "--upstream",
@@ -166,7 +166,7 @@ fn a_wrong_flag_names_the_flag() {
             "leaves no time at all, or `off`",
         ),
         ("--target-ca", "/nowhere.pem", "/nowhere.pem: "),
-        ("--tls-cert", "/nowhere.pem", "without its key"),
+        ("--tls-cert", "Cargo.toml", "without its key"),
         ("--tls-key", "/nowhere.pem", "the key of a certificate"),
         (
             "--via",
@@ -203,6 +203,26 @@ fn what_is_required_says_all_the_places_it_can_come_from() {
         "devroute: --upstream: is required (or DEVROUTE_UPSTREAM, or `upstream` in the \
          configuration file)"
     );
+    // All of them at once.
+    assert_eq!(
+        refused(Devroute::new("sidecar")),
+        "devroute: --listen, --upstream, --service are required (or DEVROUTE_* variables, or a \
+         configuration file); --help says what they are"
+    );
+}
+
+#[test]
+fn an_upstream_that_is_the_sidecar_itself_is_refused() {
+    for (listen, upstream) in [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("0.0.0.0:8080", "https://127.0.0.1:8080"),
+        ("[::]:8080", "h2c://[::1]:8080"),
+    ] {
+        let line = format!("sidecar --listen {listen} --service foo --upstream {upstream}");
+        let error = refused(Devroute::new(&line));
+        let expected = format!("devroute: --upstream: {upstream:?} is where this sidecar listens");
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }
 
 #[test]
