@@ -130,8 +130,8 @@ main{max-width:80rem;margin:0 auto;padding:2rem 1.25rem}\
 h1{font-size:1.6rem;margin:0}h1 small,.empty{color:var(--soft);font-weight:400}\
 h1 small{font-size:1rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}\
 ul{padding:0;list-style:none}li{margin:.25rem 0;padding-left:6.5rem;text-indent:-6.5rem}\
-li *{text-indent:0}a{color:var(--link);display:inline-block;min-width:6.5rem}\
-code,td{font-family:ui-monospace,monospace;font-size:.875rem}\
+li *{text-indent:0}a{color:var(--link);display:inline-block;min-width:6.2rem}\
+code,td{font-family:ui-monospace,monospace;font-size:.875rem;white-space:nowrap}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line);white-space:nowrap}\
 th{color:var(--soft);font-weight:600;font-size:.8rem}\
