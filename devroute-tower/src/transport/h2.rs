@@ -6,24 +6,20 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
 };
 
-use http::Request;
-use hyper::{
-    Response,
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-    rt::Executor,
-};
+use http::{Request, Response};
+use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{
-    Body, Error,
+    Body, Error, ErrorKind, ResponseBody,
     connect::Dialled,
+    error::is_unprocessed,
     peer::Peer,
     received::{FLOOD, MAX_BEFORE_ANSWER, Meter, Metered},
 };
@@ -34,13 +30,26 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A handle to an open connection, which ends after its last stream once the last handle is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
+    peer: Peer,
     sender: http2::SendRequest<Body>,
     heads: Allowance,
+    /// What its driver ended with, if it was an error.
+    ended: Arc<OnceLock<ErrorKind>>,
+}
+
+/// An exchange without an answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// The request, where not a byte of it was sent.
+    pub(super) unsent: Option<Box<Request<Body>>>,
+    /// Whether the target has said that it did nothing with it.
+    pub(super) is_unprocessed: bool,
 }
 
 impl Connection {
     /// Speaks first, and starts the driver.
-    pub(super) async fn new(peer: &Peer, (io, open): Dialled) -> Result<Self, Error> {
+    pub(super) async fn new(peer: Peer, (io, open): Dialled) -> Result<Self, Error> {
         let heads = Allowance::default();
         let io = Metered::new(io, Heads::new(heads.clone()));
         let together = Together::default();
@@ -50,15 +59,19 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|error| Error::exchange(peer, error))?;
+            .map_err(|error| Error::exchange(&peer, error))?;
+        let ended = Arc::<OnceLock<ErrorKind>>::default();
         // The driver ends with the last stream and handle.
-        let peer = peer.clone();
+        let (whom, end) = (peer.clone(), Arc::clone(&ended));
         let frames = together.begin();
         tokio::spawn(async move {
             let _open = open;
+            let mut connection = pin!(connection);
             let mut requests = pin!(async {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%peer, %error, "HTTP/2 connection failed");
+                if let Err(error) = connection.as_mut().await {
+                    tracing::debug!(peer = %whom, %error, "HTTP/2 connection failed");
+                    // Told before the connection is gone, and with it the requests that wait for it.
+                    let _ = end.set(Error::exchange(&whom, error).kind());
                 }
             });
             let mut frames = pin!(frames);
@@ -74,7 +87,12 @@ impl Connection {
             })
             .await;
         });
-        Ok(Self { sender, heads })
+        Ok(Self {
+            peer,
+            sender,
+            heads,
+            ended,
+        })
     }
 
     /// Whether it takes no more requests.
@@ -82,13 +100,29 @@ impl Connection {
         self.sender.is_closed()
     }
 
-    /// Sends a request; it is in the error where not a byte of it was sent.
+    /// Sends a request.
     pub(super) async fn send(
         mut self,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+    ) -> Result<Response<ResponseBody>, Failed> {
         self.heads.grow();
-        self.sender.try_send_request(request).await
+        let mut failed = match self.sender.try_send_request(request).await {
+            Ok(response) => return Ok(response.map(ResponseBody::h2)),
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message().map(Box::new);
+        let failed = failed.into_error();
+        let is_unprocessed = is_unprocessed(&failed);
+        let error = match (&unsent, self.ended.get()) {
+            // It came too late to hear from hyper why there is no connection any more.
+            (Some(_), Some(kind)) => Error::of_peer(*kind, &self.peer).with_source(failed),
+            _ => Error::exchange(&self.peer, failed),
+        };
+        Err(Failed {
+            error,
+            unsent,
+            is_unprocessed,
+        })
     }
 }
 
@@ -256,7 +290,7 @@ mod tests {
         };
         let peer = Peer::plain(listener.local_addr().unwrap());
         let dialled = connector.dial(&peer, Protocol::Http2).await.unwrap();
-        let connection = Connection::new(&peer, dialled).await.unwrap();
+        let connection = Connection::new(peer, dialled).await.unwrap();
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
         drop(connection);
     }

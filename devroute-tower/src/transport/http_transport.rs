@@ -24,7 +24,6 @@ use super::{
     ResponseBody,
     connect::{Connector, Dialled, OpenConnections},
     destination::{to_h1, to_h2},
-    error::is_unprocessed,
     h1, h2,
     peer::Peer,
     pool::Pool,
@@ -303,19 +302,15 @@ impl HttpTransport {
             return ControlFlow::Continue(request);
         };
         let copy = repeatable(&request);
-        let mut failed = match connection.send(request).await {
-            Ok(response) => return ControlFlow::Break(Ok(response.map(ResponseBody::h2))),
+        let failed = match connection.send(request).await {
+            Ok(response) => return ControlFlow::Break(Ok(response)),
             Err(failed) => failed,
         };
-        let unsent = failed.take_message();
-        let failed = failed.into_error();
-        let is_unprocessed = is_unprocessed(&failed);
-        let error = Error::exchange(peer, failed);
-        let is_closed = error.kind() == ErrorKind::ConnectionClosed;
-        let request = match (unsent, copy) {
-            (Some(unsent), _) => unsent,
-            (None, Some(copy)) if is_unprocessed || is_closed => copy,
-            (None, _) => return ControlFlow::Break(Err(error)),
+        let is_closed = failed.error.kind() == ErrorKind::ConnectionClosed;
+        let request = match (failed.unsent, copy) {
+            (Some(unsent), _) => *unsent,
+            (None, Some(copy)) if failed.is_unprocessed || is_closed => copy,
+            (None, _) => return ControlFlow::Break(Err(failed.error)),
         };
         // It is not the one for the next request either.
         self.pool.forget_h2(peer);
@@ -328,11 +323,12 @@ impl HttpTransport {
         dialled: Dialled,
         request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
-        let connection = h2::Connection::new(&peer, dialled).await?;
-        self.pool.put_h2(peer.clone(), connection.clone());
-        let sent = connection.send(request).await;
-        sent.map(|response| response.map(ResponseBody::h2))
-            .map_err(|failed| Error::exchange(&peer, failed.into_error()))
+        let connection = h2::Connection::new(peer.clone(), dialled).await?;
+        self.pool.put_h2(peer, connection.clone());
+        connection
+            .send(request)
+            .await
+            .map_err(|failed| failed.error)
     }
 }
 

@@ -107,3 +107,27 @@ async fn a_request_is_asked_once_however_many_connections_go_away_under_it() {
     }
     assert_eq!(asked.load(Ordering::Relaxed), answered);
 }
+
+/// The driver may have seen what it is before the request is handed to it, and then hyper says only that
+/// there is no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_another_protocol_is_told_from_one_that_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .await
+                .unwrap();
+            tokio::spawn(
+                async move { while stream.read(&mut [0; 64]).await.is_ok_and(|it| it > 0) {} },
+            );
+        }
+    });
+    for _ in 0..200 {
+        let error = HttpTransport::new().oneshot(post(addr)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+}
