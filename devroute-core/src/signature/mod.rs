@@ -13,7 +13,8 @@
 //! Ed25519 is that of `ring`, which whoever speaks TLS by rustls has already; the formats of OpenSSH and the blob that is
 //! signed (SSHSIG) are those of `ssh-key`.
 //!
-//! ```
+#![cfg_attr(feature = "signature", doc = "```")]
+#![cfg_attr(not(feature = "signature"), doc = "```ignore")]
 //! use std::time::{Duration, SystemTime};
 //! use devroute_core::signature::{AuthorizedKeys, PrivateKeyFile, SigningKey, Verifier};
 //! use devroute_core::{Contract, SignatureErrorKind};
