@@ -14,10 +14,11 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use criterion::Criterion;
 use devroute_benches::contract_of;
+use devroute_core::signature::{AuthorizedKeys, PrivateKeyFile, SigningKey, Verifier};
 use devroute_core::{Contract, Selector, ServiceName, TargetPolicy, carrier};
 use http::{HeaderMap, HeaderValue};
 
@@ -29,6 +30,7 @@ fn main() {
     decide(&mut criterion);
     hostile(&mut criterion);
     carriers(&mut criterion);
+    signatures(&mut criterion);
     serde_json(&mut criterion);
     criterion.final_summary();
 }
@@ -113,6 +115,41 @@ fn carriers(c: &mut Criterion) {
         written.remove(carrier::CONTRACT);
         group.bench_function(format!("read_baggage/{entries}"), |b| {
             b.iter(|| carrier::read(black_box(&written)));
+        });
+    }
+    group.finish();
+}
+
+/// What a signed contract costs: the first request that has it, and every other one.
+fn signatures(c: &mut Criterion) {
+    let pem = include_bytes!("../devroute-core/tests/vectors/alice");
+    let Ok(PrivateKeyFile::Plain(key)) = SigningKey::from_openssh(pem) else {
+        return;
+    };
+    let public = include_bytes!("../devroute-core/tests/vectors/alice.pub");
+    let keys = AuthorizedKeys::parse(public);
+    let now = SystemTime::now();
+
+    let mut group = c.benchmark_group("signature");
+    for entries in SIZES.into_iter().take(3) {
+        let contract: Contract = contract_of(entries).parse().unwrap();
+        let expires = now + Duration::from_secs(3600);
+        let signed = key.sign_contract(&contract, expires).unwrap();
+        let headers = request(Some(signed.as_str()));
+        let plain = selector("service-0");
+        group.bench_function(format!("not_asked_for/{entries}"), |b| {
+            b.iter(|| plain.decide(&headers))
+        });
+        let verifying = plain.verifier(Verifier::new(keys.clone()));
+        group.bench_function(format!("remembered/{entries}"), |b| {
+            b.iter(|| verifying.decide(&headers))
+        });
+        let verifier = Verifier::new(keys.clone());
+        group.bench_function(format!("first/{entries}"), |b| {
+            b.iter(|| {
+                verifier.replace_keys(keys.clone());
+                verifier.verify(black_box(&signed), now)
+            })
         });
     }
     group.finish();

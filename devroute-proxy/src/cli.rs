@@ -19,7 +19,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{LimitArgs, OutboundArgs, TimerArgs};
+use crate::config::{LimitArgs, OutboundArgs, SignatureArgs, TimerArgs};
 
 /// Answers one request's call to a service from another address, because the request says so.
 #[derive(Debug, Parser)]
@@ -91,6 +91,8 @@ pub struct RouterArgs {
     pub reroute: RerouteArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub signatures: SignatureArgs,
     #[command(flatten)]
     pub process: ProcessArgs,
 }
@@ -188,6 +190,8 @@ pub struct SidecarArgs {
     #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
+    pub signatures: SignatureArgs,
+    #[command(flatten)]
     pub process: ProcessArgs,
 }
 
@@ -222,6 +226,13 @@ pub struct ContractArgs {
     /// The address others reach this machine at, where the one found is not it
     #[arg(long, value_name = "IP")]
     pub address: Option<String>,
+    /// Sign it, with the OpenSSH key in this file, or with the one of ssh-agent where the file is
+    /// encrypted or the public half [default: ~/.ssh/id_ed25519, else the agent's only Ed25519 key]
+    #[arg(long, value_name = "KEYFILE", num_args = 0..=1, default_missing_value = "")]
+    pub sign: Option<String>,
+    /// How long a signed contract is good: 30m, 8h, 2d [default: 8h]
+    #[arg(long, value_name = "TIME", requires = "sign")]
+    pub expires: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -252,6 +263,9 @@ pub struct ExplainArgs {
     /// The policy that judges.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// The keys that signatures are verified with.
+    #[command(flatten)]
+    pub signatures: SignatureArgs,
     /// The configuration file.
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -292,12 +306,12 @@ pub struct RerouteArgs {
         value_name = "x-forwarded|forwarded|both|none"
     )]
     pub forwarded: Option<String>,
-    /// Remove contracts from everything that comes in (at the edge of the organisation)
-    /// [default: false]
+    /// Remove contracts from everything that comes in (at the edge of the organisation), or all but
+    /// those that are signed with one of --authorized-keys [default: false]
     #[arg(
         long,
         env = "DEVROUTE_STRIP",
-        value_name = "true|false",
+        value_name = "true|unsigned|false",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true"

@@ -1,12 +1,14 @@
 //! `devroute contract foo=8001`: makes a contract, and prints it the ways it is needed.
 //!
 //! A bare port means this machine: its address is taken from its interfaces, the others are listed,
-//! and `--address` overrides it. Nothing is sent anywhere to find out.
+//! and `--address` overrides it. Nothing is sent anywhere to find out. With `--sign` it carries the
+//! signature of the key that the developer has.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use devroute_tower::core::carrier::{self, Written, baggage};
 use devroute_tower::core::{Contract, ServiceName, Target, TargetPolicy};
@@ -14,16 +16,19 @@ use http::HeaderMap;
 use serde_json::json;
 
 use crate::cli::ContractArgs;
-use crate::config::{ConfigError, parse_ip};
+use crate::config::{ConfigError, parse_ip, parse_lifetime};
 use crate::machine::{self, Address};
 use crate::print;
+use crate::records::format_time;
+use crate::sign::{self, Signed};
 use crate::verdict::{self, Verdict};
 
 /// Prints the contract that `args` describe; `policy` is what the warnings are about.
 ///
 /// # Errors
 ///
-/// When an entry, the id or the address is wrong, or when no address of this machine is found.
+/// When an entry, the id or the address is wrong, when no address of this machine is found, or when the
+/// contract cannot be signed.
 pub fn run(args: &ContractArgs, policy: &TargetPolicy) -> Result<(), ConfigError> {
     let made = make(args, machine::addresses).map_err(ConfigError::new)?;
     let warnings = warnings(&made.contract, policy);
@@ -32,6 +37,9 @@ pub fn run(args: &ContractArgs, policy: &TargetPolicy) -> Result<(), ConfigError
             "header": { "name": carrier::CONTRACT.as_str(), "value": made.contract.to_string() },
             "curl": curl(&made.contract),
             "baggage": { "value": made.member, "bytes": made.member.len(), "fits": made.fits },
+            "signed_by": made.signature.as_ref().map(|signature| signature.key.name()),
+            "key": made.signature.as_ref().map(|signature| signature.key.fingerprint()),
+            "expires": made.signature.as_ref().map(|signature| format_time(signature.expires)),
             "address": made.address.as_ref().map(|address| address.ip.to_string()),
             "alternatives": made.alternatives.iter().map(|other| json!({
                 "address": other.ip.to_string(),
@@ -60,6 +68,8 @@ struct Made {
     address: Option<Address>,
     /// Its other addresses.
     alternatives: Vec<Address>,
+    /// Who has signed it, if anybody.
+    signature: Option<Signed>,
 }
 
 fn make(
@@ -109,7 +119,16 @@ fn make(
     if let Some(id) = &args.id {
         builder = builder.id(id.clone());
     }
-    let contract = builder.build().map_err(|error| error.to_string())?;
+    let mut contract = builder.build().map_err(|error| error.to_string())?;
+    let mut signature = None;
+    if let Some(file) = &args.sign {
+        let lifetime = args.expires.as_deref().map(parse_lifetime).transpose();
+        let lifetime = lifetime.map_err(|message| format!("--expires: {message}"))?;
+        let file = Some(Path::new(file)).filter(|file| !file.as_os_str().is_empty());
+        let signed = sign::sign(&contract, file, lifetime.unwrap_or(sign::LIFETIME))?;
+        contract = signed.contract.clone();
+        signature = Some(signed);
+    }
 
     let member = format!("{}={}", carrier::MEMBER, baggage::encode(&contract));
     let fits = baggage::write(&mut HeaderMap::new(), &contract) == Written::Both;
@@ -119,6 +138,7 @@ fn make(
         fits,
         address,
         alternatives,
+        signature,
     })
 }
 
@@ -139,7 +159,7 @@ fn port_of(target: &str) -> Option<&str> {
 }
 
 fn curl(contract: &Contract) -> String {
-    // Single quotes suffice: no name, target or id can hold one.
+    // Single quotes suffice: no name, target, id or signature can hold one.
     format!("curl -H '{}: {contract}'", carrier::CONTRACT.as_str())
 }
 
@@ -150,6 +170,7 @@ fn human(made: &Made) -> String {
         fits,
         address,
         alternatives,
+        signature,
     } = made;
     let mut text = format!("{}: {contract}\n\n", carrier::CONTRACT.as_str());
     let _ = writeln!(text, "curl     {} URL", curl(contract));
@@ -162,6 +183,14 @@ fn human(made: &Made) -> String {
     );
     if !fits {
         text.push_str(" (too large: only services behind devroute will pass it on)");
+    }
+    if let Some(Signed { key, expires, .. }) = signature {
+        let (name, fingerprint) = (key.name(), key.fingerprint());
+        let _ = write!(text, "\nsigned   by {name}");
+        if name != fingerprint {
+            let _ = write!(text, " ({fingerprint})");
+        }
+        let _ = write!(text, ", good until {}", format_time(*expires));
     }
     if let Some(address) = address {
         let _ = write!(text, "\naddress  {} ({})", address.ip, address.interface);

@@ -1,13 +1,14 @@
 //! `devroute explain`: says what a contract means, entry by entry, without sending anything.
 //!
 //! It takes the value as it stands in the header, a whole header line, or the baggage member, and
-//! judges every target by the policy of the flags, environment and file. Where the contract is
-//! malformed it points at the byte.
+//! judges every target by the policy of the flags, environment and file, and the signature by the keys
+//! that these name. Where the contract is malformed it points at the byte.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
 
 use devroute_tower::core::carrier::{self, baggage};
+use devroute_tower::core::signature::Verifier;
 use devroute_tower::core::{Contract, ContractError, Target, TargetPolicy};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -15,17 +16,23 @@ use serde_json::{Value, json};
 use crate::cli::ExplainArgs;
 use crate::config::ConfigError;
 use crate::print;
+use crate::signature::Signature;
 use crate::verdict::{self, Verdict};
 
-/// Explains what `args` hold; whether all of it is well-formed and allowed.
+/// Explains what `args` hold; whether all of it is well-formed and allowed, and well signed where there
+/// is a `verifier`.
 ///
 /// # Errors
 ///
 /// When the arguments cannot be read as a header at all.
-pub fn run(args: &ExplainArgs, policy: &TargetPolicy) -> Result<bool, ConfigError> {
+pub fn run(
+    args: &ExplainArgs,
+    policy: &TargetPolicy,
+    verifier: Option<&Verifier>,
+) -> Result<bool, ConfigError> {
     let subject = Subject::of(args).map_err(ConfigError::new)?;
     let explanation = match &subject.contract {
-        Ok(Some(contract)) => Explanation::of(contract, policy),
+        Ok(Some(contract)) => Explanation::of(contract, policy, Signature::of(contract, verifier)),
         Ok(None) => {
             let text = "no contract in it: the baselines answer";
             if args.json {
@@ -148,6 +155,7 @@ struct Explanation {
     bytes: usize,
     id: Option<String>,
     entries: Vec<Entry>,
+    signature: Signature,
     /// Reserved members that nothing reads yet.
     ignored: Vec<String>,
 }
@@ -159,7 +167,7 @@ struct Entry {
 }
 
 impl Explanation {
-    fn of(contract: &Contract, policy: &TargetPolicy) -> Self {
+    fn of(contract: &Contract, policy: &TargetPolicy, signature: Signature) -> Self {
         let entries = contract.iter().map(|(service, target)| {
             let verdict = Verdict::of(&target, policy);
             Entry {
@@ -173,12 +181,15 @@ impl Explanation {
             bytes: contract.as_str().len(),
             id: contract.id(),
             entries: entries.collect(),
-            ignored: reserved.filter(|name| name != "$id").collect(),
+            signature,
+            ignored: reserved
+                .filter(|name| !matches!(&**name, "$id" | "$exp" | "$key" | "$sig"))
+                .collect(),
         }
     }
 
     fn is_allowed(&self) -> bool {
-        self.entries.iter().all(|entry| entry.verdict.is_allowed())
+        self.signature.is_allowed() && self.entries.iter().all(|entry| entry.verdict.is_allowed())
     }
 
     fn human(&self) -> String {
@@ -224,6 +235,9 @@ impl Explanation {
                 }
             }
         }
+        if let Some(signature) = self.signature.human() {
+            let _ = write!(text, "\n{signature}");
+        }
         if !self.ignored.is_empty() {
             let _ = write!(text, "\nnot interpreted: {}", self.ignored.join(", "));
         }
@@ -257,6 +271,7 @@ impl Explanation {
             "id": self.id,
             "bytes": self.bytes,
             "entries": entries.collect::<Vec<_>>(),
+            "signature": self.signature.json(),
             "not_interpreted": self.ignored,
         })
     }
@@ -307,7 +322,14 @@ mod tests {
     fn explain(value: &str) -> Result<Explanation, String> {
         let subject = Subject::of_value(value.as_bytes())?;
         match subject.contract {
-            Ok(Some(contract)) => Ok(Explanation::of(&contract, &TargetPolicy::default())),
+            Ok(Some(contract)) => {
+                let policy = TargetPolicy::default();
+                Ok(Explanation::of(
+                    &contract,
+                    &policy,
+                    Signature::of(&contract, None),
+                ))
+            }
             Ok(None) => Err("no contract".to_owned()),
             Err(error) => Err(malformed(&error, subject.text.as_deref())),
         }

@@ -6,31 +6,37 @@
 //!   (RFC 9112, section 3.2), and so is a target that is neither a path, a URI, nor `*`. hyper takes
 //!   them; two servers that read such a request differently are how requests are smuggled.
 //!   Each of them is counted by its reason.
-//! - Contracts that come from outside are removed where that is configured (rule 20).
+//! - Contracts that come from outside are removed where that is configured (rule 20), all of them or
+//!   those that are not well signed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use devroute_tower::core::carrier;
+use devroute_tower::core::signature::Verifier;
 use http::header::{HOST, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::config::Strip;
 use crate::metrics::Refused;
 use crate::server::Words;
 
 /// Puts a [`Front`] before a service.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FrontLayer {
     /// Whether health probes are answered.
     pub(crate) health: bool,
-    /// Whether contracts are removed.
-    pub(crate) strip: bool,
+    /// Which contracts are removed.
+    pub(crate) strip: Strip,
+    /// What says which are well signed.
+    pub(crate) verifier: Option<Verifier>,
 }
 
 impl<S> Layer<S> for FrontLayer {
@@ -39,7 +45,7 @@ impl<S> Layer<S> for FrontLayer {
     fn layer(&self, inner: S) -> Front<S> {
         Front {
             inner,
-            settings: *self,
+            settings: self.clone(),
         }
     }
 }
@@ -73,13 +79,35 @@ where
         if self.settings.health && is_probe(&request) {
             return own(Response::new(Full::from("OK")), Own::Healthy);
         }
-        if self.settings.strip {
-            carrier::remove(request.headers_mut());
-            request.headers_mut().remove(carrier::MATCHED);
-        }
+        self.settings.strip(request.headers_mut());
         ResponseFuture::Inner {
             future: self.inner.call(request),
         }
+    }
+}
+
+impl FrontLayer {
+    /// Removes what is not to come in.
+    fn strip(&self, headers: &mut HeaderMap) {
+        match self.strip {
+            Strip::Nothing => return,
+            Strip::Unsigned => {
+                if !carrier::may_concern(headers) {
+                    return;
+                }
+                if let (Some(verifier), Ok(Some(contract))) =
+                    (&self.verifier, carrier::read(headers))
+                {
+                    if verifier.verify(&contract, SystemTime::now()).is_ok() {
+                        // A member beside the field is replaced by the layer inside (rule 10).
+                        return;
+                    }
+                }
+            }
+            Strip::Everything => {}
+        }
+        carrier::remove(headers);
+        headers.remove(carrier::MATCHED);
     }
 }
 

@@ -33,7 +33,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod admin;
+mod agent;
 mod answer;
+pub mod authorized;
 mod carried;
 pub mod cli;
 pub mod config;
@@ -55,6 +57,8 @@ pub mod run;
 pub mod server;
 pub mod shutdown;
 pub mod sidecar;
+mod sign;
+mod signature;
 mod stack;
 pub mod telemetry;
 mod verdict;

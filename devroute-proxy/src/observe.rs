@@ -246,6 +246,7 @@ impl Observer {
         record.id = outcome.contract().and_then(|contract| contract.id());
         record.service = outcome.service().map(ToString::to_string);
         record.target = outcome.target().map(ToString::to_string);
+        record.signed_by = outcome.signed_by().map(ToOwned::to_owned);
         record.status = status;
         record.ms = (took.as_secs_f64() * 1e6).round() / 1e3;
         let trace_id = request.trace_id.as_ref();
@@ -267,19 +268,20 @@ fn log(record: &Record) {
         text(&record.service),
         text(&record.target),
     );
-    let trace_id = text(&record.trace_id);
+    let (signed_by, trace_id) = (text(&record.signed_by), text(&record.trace_id));
     let (status, ms, outcome) = (record.status, record.ms, record.outcome);
     let direction = record.direction.as_str();
     let cause = record.cause.as_deref();
     if outcome == OutcomeKind::Rerouted.as_str() {
         tracing::info!(
-            direction, service, target, status, ms, id, trace_id, "rerouted"
+            direction, service, target, signed_by, status, ms, id, trace_id, "rerouted"
         );
     } else if outcome == OutcomeKind::Abandoned.as_str() {
         tracing::info!(
             direction,
             service,
             target,
+            signed_by,
             status,
             ms,
             id,
@@ -291,6 +293,7 @@ fn log(record: &Record) {
             direction,
             service,
             target,
+            signed_by,
             status,
             ms,
             id,

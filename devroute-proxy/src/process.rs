@@ -134,6 +134,15 @@ impl Process {
         }
     }
 
+    /// Keeps up with the file of authorized keys, where there is one.
+    pub(crate) fn watch_keys(&self, reroute: &RerouteConfig, signal: &Signal) {
+        if let Some(file) = &reroute.signatures {
+            file.announce();
+            self.metrics.add_verifier(file.verifier().clone());
+            tokio::spawn(file.clone().watch(signal.clone()));
+        }
+    }
+
     /// Takes the listener for the application's own requests, and how it is to be served.
     ///
     /// It begins to drain when everything else has: until then the application needs it.

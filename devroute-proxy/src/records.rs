@@ -42,6 +42,8 @@ pub struct Record {
     pub service: Option<String>,
     /// The target that its contract names for the service.
     pub target: Option<String>,
+    /// Who signed its contract, where signatures are asked for.
+    pub signed_by: Option<String>,
     /// The status of the answer; 499 where the client went away before there was one, as nginx has it.
     pub status: u16,
     /// Milliseconds until the answer began.
@@ -68,6 +70,7 @@ impl Record {
             id: None,
             service: None,
             target: None,
+            signed_by: None,
             status: 0,
             ms: 0.0,
             trace_id: None,
@@ -159,7 +162,7 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_str(&format_time(*time))
 }
 
-fn format_time(time: SystemTime) -> String {
+pub(crate) fn format_time(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = date(days);

@@ -70,11 +70,13 @@ impl Router {
             admin = process.admin_address.map(tracing::field::display),
             workers = config.process.workers,
             max_connections = process.max_connections,
-            strip = config.reroute.strip,
+            strip = config.reroute.strip.as_str(),
+            signed = config.reroute.signatures.is_some(),
             tls = config.process.tls.is_some(),
             "router listens"
         );
         process.announce(&config.reroute);
+        process.watch_keys(&config.reroute, &signal);
         let shared = process.shared(config.reroute.policy.clone());
         process
             .serve(

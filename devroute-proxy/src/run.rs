@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tracing::level_filters::LevelFilter;
 
+use crate::authorized::AuthorizedFile;
 use crate::cli::Mode;
 use crate::config::{
     self, ConfigError, DemoConfig, LogConfig, RouterConfig, Settings, SidecarConfig,
@@ -59,7 +60,10 @@ pub fn run(
             ExitCode::SUCCESS
         }
         Mode::Explain(args) => {
-            let allowed = explain::run(&args, &config::policy(&settings()?)?)?;
+            let settings = settings()?;
+            let signatures = config::signatures(&settings)?;
+            let verifier = signatures.as_ref().map(AuthorizedFile::verifier);
+            let allowed = explain::run(&args, &config::policy(&settings)?, verifier)?;
             if allowed {
                 ExitCode::SUCCESS
             } else {

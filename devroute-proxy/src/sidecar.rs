@@ -96,11 +96,13 @@ impl Sidecar {
             outbound = process.outbound_address.map(tracing::field::display),
             workers = config.process.workers,
             max_connections = process.max_connections,
-            strip = config.reroute.strip,
+            strip = config.reroute.strip.as_str(),
+            signed = config.reroute.signatures.is_some(),
             tls = config.process.tls.is_some(),
             "sidecar listens"
         );
         process.announce(&config.reroute);
+        process.watch_keys(&config.reroute, &signal);
         let title = format!("sidecar of {}", config.service);
         let shared = process.shared(config.reroute.policy.clone());
         if let Place::Named(named) = &upstream {

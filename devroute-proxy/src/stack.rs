@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 
 use devroute_tower::core::TargetPolicy;
 use devroute_tower::core::carrier::Unwritten;
+use devroute_tower::core::signature::Verifier;
 use devroute_tower::correlation::{Correlations, Remember, RememberLayer, Restore, RestoreLayer};
 use devroute_tower::outbound::DevRouteClientReroute;
 use devroute_tower::transport::{Forwarder, HttpTransport, ResponseBody, Upstream};
@@ -29,7 +30,7 @@ use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::carried::Carried;
-use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig};
+use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig, Strip};
 use crate::front::{Front, FrontLayer};
 use crate::metrics::{Message, Metrics, OutboundMetrics, WorkerMetrics};
 use crate::observe::{Abandoned, Observe, ObserveLayer, Observer};
@@ -81,6 +82,7 @@ pub(crate) fn sidecar(
     let front = FrontLayer {
         health: false,
         strip: config.reroute.strip,
+        verifier: verifier(&config.reroute),
     };
     move |client| {
         let service = service.clone().with_client(client);
@@ -109,6 +111,7 @@ pub(crate) fn router(
     let front = FrontLayer {
         health: true,
         strip: config.reroute.strip,
+        verifier: verifier(&config.reroute),
     };
     move |client| {
         let service = service.clone().with_client(client);
@@ -148,6 +151,9 @@ pub(crate) fn outbound(
     if let Some(router) = config.via {
         layer = layer.via(router);
     }
+    if let Some(verifier) = verifier(&config.reroute) {
+        layer = layer.verifier(verifier);
+    }
     let service = layer.layer(Forwarder::new(shared.forwarder(config, outbound, &worker)));
     let service = RestoreLayer::new(correlations.clone())
         .internal_hosts(outbound.internal.clone())
@@ -163,7 +169,8 @@ pub(crate) fn outbound(
     }));
     let front = FrontLayer {
         health: false,
-        strip: false,
+        strip: Strip::Nothing,
+        verifier: None,
     };
     move |_client| observe.layer(front.layer(service.clone()))
 }
@@ -205,10 +212,20 @@ fn anything_but_never() -> TargetPolicy {
 }
 
 fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> DevRouteLayer {
-    layer
+    let layer = layer
         .policy(shared.policy.clone())
         .reveal_addresses(config.reveal_addresses)
-        .forwarded_fields(config.forwarded)
+        .forwarded_fields(config.forwarded);
+    match verifier(config) {
+        Some(verifier) => layer.verifier(verifier),
+        None => layer,
+    }
+}
+
+/// What refuses contracts that are not well signed, where they have to be; all workers share it.
+fn verifier(config: &RerouteConfig) -> Option<Verifier> {
+    let file = config.signatures.as_ref()?;
+    Some(file.verifier().clone())
 }
 
 fn transport(
@@ -287,6 +304,8 @@ mod tests {
 
     use tower::ServiceExt as _;
 
+    use devroute_tower::core::signature::AuthorizedKeys;
+
     use super::*;
 
     #[derive(Clone)]
@@ -320,7 +339,8 @@ mod tests {
         let inner = Carried::baseline(remembered, Arc::clone(&metrics));
         let front = FrontLayer {
             health: true,
-            strip: true,
+            strip: Strip::Unsigned,
+            verifier: Some(Verifier::new(AuthorizedKeys::default())),
         };
         let observe = observe(&shared, metrics.worker(0), Abandoned::default());
         let service = observe.layer(front.layer(inner));

@@ -142,7 +142,7 @@ fn key(line: &str) -> Result<Option<PublicKey>, &'static str> {
         let end = end_of_options(line)?;
         let (options, key) = line.split_at_checked(end).unwrap_or((line, ""));
         check_options(options)?;
-        rest = key.trim_start();
+        rest = key.trim_start_matches([' ', '\t']);
     }
     match first(rest) {
         "ssh-ed25519" => match PublicKey::from_openssh(rest) {

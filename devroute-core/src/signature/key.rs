@@ -41,7 +41,7 @@ impl PublicKey {
         let mut rest = line.trim();
         let mut token = || {
             let (token, behind) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
-            rest = behind.trim_start();
+            rest = behind.trim_start_matches([' ', '\t']);
             token
         };
         let (kind, base64) = (token(), token());
@@ -77,14 +77,15 @@ impl PublicKey {
                 c
             }
         };
+        let comment: String = comment
+            .trim()
+            .chars()
+            .take(MAX_COMMENT)
+            .map(printable)
+            .collect();
         Ok(Self {
             bytes: key.0,
-            comment: comment
-                .trim()
-                .chars()
-                .take(MAX_COMMENT)
-                .map(printable)
-                .collect(),
+            comment: comment.trim_end().to_owned(),
         })
     }
 
@@ -151,7 +152,7 @@ const MAX_COMMENT: usize = 128;
 
 /// A private key of Ed25519 that is not encrypted.
 ///
-/// Signing takes the same time whatever the key is; the copy that was read is wiped.
+/// Signing takes the same time whatever the key is.
 pub struct SigningKey {
     pair: Ed25519KeyPair,
     public: PublicKey,

@@ -17,6 +17,7 @@ mod file;
 mod outbound;
 mod serving;
 mod settings;
+mod signature;
 mod tls;
 mod value;
 
@@ -34,8 +35,11 @@ pub use self::outbound::{CorrelationConfig, OutboundArgs, OutboundConfig};
 pub use self::serving::{LimitArgs, TimerArgs};
 pub use self::settings::Settings;
 use self::settings::Source;
+pub use self::signature::{SignatureArgs, Strip, signatures};
 pub use self::tls::ListenerTls;
 pub(crate) use self::value::ip as parse_ip;
+pub(crate) use self::value::lifetime as parse_lifetime;
+use crate::authorized::AuthorizedFile;
 use crate::server::{Drain, HalfClose, Limits, Timers, inherited};
 
 /// Where the admin listener is when nothing else is said.
@@ -366,8 +370,10 @@ pub struct RerouteConfig {
     pub reveal_addresses: bool,
     /// What tells a target who asked.
     pub forwarded: ForwardedFields,
-    /// Whether contracts that come in are removed.
-    pub strip: bool,
+    /// Which contracts that come in are removed.
+    pub strip: Strip,
+    /// Whose contracts are obeyed, where they have to be signed.
+    pub signatures: Option<AuthorizedFile>,
     /// Whom to believe to be a target; without it `https://` targets are refused.
     pub tls: Option<TlsConfig>,
 }
@@ -379,7 +385,8 @@ impl Default for RerouteConfig {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             reveal_addresses: true,
             forwarded: ForwardedFields::default(),
-            strip: false,
+            strip: Strip::default(),
+            signatures: None,
             tls: None,
         }
     }
@@ -388,6 +395,7 @@ impl Default for RerouteConfig {
 impl RerouteConfig {
     fn parse(settings: &Settings) -> Result<Self, ConfigError> {
         let default = Self::default();
+        let signatures = signatures(settings)?;
         Ok(Self {
             policy: policy(settings)?,
             connect_timeout: settings
@@ -399,9 +407,8 @@ impl RerouteConfig {
             forwarded: settings
                 .one("forwarded", value::forwarded)?
                 .unwrap_or(default.forwarded),
-            strip: settings
-                .one("strip", value::boolean)?
-                .unwrap_or(default.strip),
+            strip: signature::strip(settings, signatures.is_some())?,
+            signatures,
             tls: Some(tls::targets(settings)?),
         })
     }

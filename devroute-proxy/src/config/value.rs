@@ -152,6 +152,17 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The time that a signed contract is good for: [`positive_duration`], or up to 30 days.
+pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
+    let Some(days) = text.strip_suffix('d') else {
+        return positive_duration(text);
+    };
+    match days.parse::<u64>() {
+        Ok(days) if (1..=30).contains(&days) => Ok(Duration::from_secs(days * 24 * 60 * 60)),
+        _ => Err(format!("{text:?} is not a number of days from 1d to 30d")),
+    }
+}
+
 /// [`positive_duration`], or `off`.
 pub(crate) fn positive_duration_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" {

@@ -68,6 +68,17 @@ impl Collector for Snapshot {
                 .map(ConnectionMetrics::handshakes_failed)
                 .sum(),
         )?;
+        if let Some(verifier) = metrics.verifier.get() {
+            let help = "Keys that contracts may be signed with";
+            let keys = i64::try_from(verifier.keys()).unwrap_or(i64::MAX);
+            let kind = MetricType::Gauge;
+            ConstGauge::new(keys).encode(encoder.encode_descriptor(
+                "authorized_keys",
+                help,
+                None,
+                kind,
+            )?)?;
+        }
         connections(encoder, metrics)?;
         ends(encoder, metrics)?;
         losses(encoder, metrics)?;

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use devroute_tower::OutcomeKind;
+use devroute_tower::core::signature::Verifier;
 
 pub(crate) use self::losses::Losses;
 pub use self::losses::{Message, Phase, Refused};
@@ -171,6 +172,7 @@ pub struct Metrics {
     members_not_written: AtomicU64,
     accept_errors: AtomicU64,
     outbound: OnceLock<OutboundMetrics>,
+    verifier: OnceLock<Verifier>,
 }
 
 impl Metrics {
@@ -186,6 +188,7 @@ impl Metrics {
             members_not_written: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             outbound: OnceLock::new(),
+            verifier: OnceLock::new(),
         })
     }
 
@@ -251,6 +254,11 @@ impl Metrics {
     /// Adds what an outbound listener counts. Only one has a place; another is not counted.
     pub(crate) fn add_outbound(&self, outbound: OutboundMetrics) {
         let _ = self.outbound.set(outbound);
+    }
+
+    /// Adds what knows how many keys are authorized.
+    pub(crate) fn add_verifier(&self, verifier: Verifier) {
+        let _ = self.verifier.set(verifier);
     }
 
     fn connections(&self, listener: Listener) -> impl Iterator<Item = &ConnectionMetrics> {

@@ -17,6 +17,8 @@ mod outbound;
 mod restart;
 mod router;
 mod sidecar;
+mod signatures;
+mod signing;
 mod streaming;
 mod support;
 mod tls;

@@ -1,5 +1,6 @@
 //! A sidecar answers from the baseline, from the target, or with the reason.
 
+use devroute_proxy::config::Strip;
 use devroute_tower::core::TargetPolicy;
 use devroute_tower::{ForwardedFields, OnFailure};
 use http::StatusCode;
@@ -212,7 +213,10 @@ async fn rule_19_via_a_router_the_router_dials_and_judges() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_20_strip_removes_contracts_that_come_from_outside() {
     let baseline = Server::says("baseline").await;
-    let sidecar = sidecar(baseline.address, |config| config.reroute.strip = true).await;
+    let sidecar = sidecar(baseline.address, |config| {
+        config.reroute.strip = Strip::Everything
+    })
+    .await;
     let contract = format!(r#"{{"foo":"{}"}}"#, closed().await);
     let request = sidecar
         .get("/")

@@ -2,6 +2,7 @@
 
 pub(crate) mod binary;
 pub(crate) mod client;
+pub(crate) mod desk;
 pub(crate) mod proxy;
 pub(crate) mod relay;
 pub(crate) mod server;
