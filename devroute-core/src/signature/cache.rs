@@ -72,4 +72,24 @@ mod tests {
         );
         assert!(cache.get(b"").is_none() && cache.get(b"10 ").is_none());
     }
+
+    #[test]
+    fn all_bytes_count() {
+        let mut cache = Cache::default();
+        let long = vec![b'x'; 8192];
+        cache.insert(
+            &long,
+            Verified {
+                expires: 7,
+                name: "alice".into(),
+            },
+        );
+        assert_eq!(cache.get(&long).map(|found| found.expires), Some(7));
+        assert!(cache.get(&long[1..]).is_none() && cache.get(&long[..4096]).is_none());
+        for place in 0..long.len() {
+            let mut other = long.clone();
+            other[place] = b'y';
+            assert!(cache.get(&other).is_none(), "{place}");
+        }
+    }
 }
