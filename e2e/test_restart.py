@@ -148,7 +148,7 @@ def test_idle_connections_do_not_hold_the_exit_up(kind, way_of, serve):
     with connect(way.port) as idle, connect(way.port) as silent:
         idle.send(f"GET / HTTP/1.1\r\nhost: foo\r\n{way.lines}\r\n")
         assert idle.answer()[0].status == 200
-        assert way.proxies[0].open_connections() == 2
+        until(lambda: way.proxies[0].open_connections() == 2, "both connections")
         proxy = terminate(way)
         assert proxy.wait(5) == 0
         assert idle.rest() == b""

@@ -1,5 +1,6 @@
 """TLS, in each place where it is spoken: nginx, grpcio, curl and `websockets` on the other side."""
 
+import asyncio
 import contextlib
 import json
 import queue
@@ -10,6 +11,7 @@ import subprocess
 
 import grpc
 import pytest
+from websockets.asyncio.client import connect as connect_with_asyncio
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
 
@@ -112,18 +114,20 @@ def test_the_named_switch_believes_anybody(way_of, authority, nginx_by_tls, curl
 
 
 @TO_TLS
-def test_a_websocket_by_tls_is_a_tunnel(kind, way_of, authority, started):
-    identity = authority.issue("peer", "IP:127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(identity.cert, identity.key)
-
+def test_a_websocket_by_tls_is_a_tunnel(kind, way_of, authority, started, nginx_by_tls):
     def echo(websocket):
         for message in websocket:
             websocket.send(message)
 
-    peer = WebSocketServer(echo, ssl=context)
+    peer = WebSocketServer(echo)
     started.append(peer)
-    way = way_of(kind, peer.port, scheme="https", judge=believing(authority, kind))
+    nginx = nginx_by_tls(
+        authority.issue("peer", "IP:127.0.0.1"),
+        f"""location / {{ proxy_pass http://127.0.0.1:{peer.port}; proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }}""",
+        listen="ssl http2",
+    )
+    way = way_of(kind, nginx.port, scheme="https", judge=believing(authority, kind))
     with connect_websocket(
         f"ws://{way.address}/", additional_headers=way.fields, proxy=None, max_size=None
     ) as client:
@@ -267,17 +271,22 @@ def test_a_websocket_from_tls_is_a_tunnel(kind, way_by_tls, authority, started):
     peer = WebSocketServer(echo)
     started.append(peer)
     way = way_by_tls(kind, peer.port)
-    with connect_websocket(
-        f"wss://{way.address}/",
-        ssl=ssl.create_default_context(cafile=authority.cert),
-        additional_headers=way.fields,
-        proxy=None,
-        max_size=None,
-    ) as client:
-        for message in ["hello", bytes(range(256)) * 4096]:
-            client.send(message)
-            assert client.recv(PATIENCE) == message
-        client.close(4001, "bye")
+
+    # The client with threads reads and writes one TLS connection at a time that OpenSSL does not bear.
+    async def story():
+        async with connect_with_asyncio(
+            f"wss://{way.address}/",
+            ssl=ssl.create_default_context(cafile=authority.cert),
+            additional_headers=way.fields,
+            proxy=None,
+            max_size=None,
+        ) as client:
+            for message in ["hello", bytes(range(256)) * 4096]:
+                await client.send(message)
+                assert await asyncio.wait_for(client.recv(), PATIENCE) == message
+            await client.close(4001, "bye")
+
+    asyncio.run(story())
     assert codes.get(timeout=PATIENCE) == (4001, "bye")
 
 

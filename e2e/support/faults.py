@@ -66,7 +66,7 @@ def flood_of_1xx(conn):
     conn.body(conn.head())
     # It ends when it is hung up on: one that ended by itself would be a closed connection.
     while True:
-        conn.send("HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n")
+        conn.send("HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n" * 1000)
 
 
 def endless_head(conn):
@@ -159,8 +159,10 @@ def h2_unknown_settings_length(peer, _stream):
 
 @h2_fault
 def h2_flood_of_1xx(peer, stream):
+    # HEADERS with END_HEADERS, and `:status: 103` as a literal (RFC 7541, section 6.2.2).
+    early_hints = b"\0\0\5\1\4" + stream.to_bytes(4, "big") + b"\x08\x03103"
     while True:
-        peer.header_block(stream, [(":status", "103"), ("link", "</style.css>; rel=preload")])
+        peer.conn.send(early_hints * 1000)
 
 
 @h2_fault

@@ -142,6 +142,7 @@ impl Connection {
             }
             Err(kind) => return Err(failed(Error::of_peer(kind, &self.peer), None)),
         };
+        self.received.has_begun();
         let pool = Arc::clone(pool);
         // A body that the target has not asked for is not going to be sent.
         let is_wanted = gate.is_none_or(|gate| gate.is_open());
@@ -195,9 +196,11 @@ impl Connection {
             peer,
             mut sender,
             io,
+            received,
             open,
             ..
         } = *self;
+        received.restart();
         let whom = peer.clone();
         let task = tokio::spawn(async move {
             let _open = open;
@@ -217,6 +220,7 @@ impl Connection {
                     was_answered: true,
                 }
             })?;
+        received.has_begun();
         Ok(response.map(|incoming| {
             if incoming.is_end_stream() {
                 driver.complete();

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -19,6 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// a flood of informational ones.
 pub(super) const MAX_BEFORE_ANSWER: u64 = 512 * 1024;
 
+/// How much one reading of hyper may take in before it looks up: then the connection ends in it. More
+/// than an answer that comes at once can bring before its head is seen: a buffer or two of hyper's.
+const MAX_AT_ONCE: u64 = 8 * MAX_BEFORE_ANSWER;
+
 /// The kind of the error that ends a connection on which more comes than that.
 pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
@@ -28,23 +32,40 @@ pub(super) trait Meter {
     fn read(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// How many bytes have come since somebody last asked for a new count.
+/// How many bytes have come since an answer was asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Received(Arc<AtomicU64>);
+pub(super) struct Received(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    bytes: AtomicU64,
+    is_awaited: AtomicBool,
+}
 
 impl Received {
     pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
+    /// Begins anew, for an answer whose head is to come.
     pub(super) fn restart(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.0.bytes.store(0, Ordering::Relaxed);
+        self.0.is_awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// The head is there: what comes now is no flood, however much it is.
+    pub(super) fn has_begun(&self) {
+        self.0.is_awaited.store(false, Ordering::Relaxed);
     }
 }
 
 impl Meter for Received {
     fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let new = bytes.len() as u64;
+        let before = self.0.bytes.fetch_add(new, Ordering::Relaxed);
+        if before + new > MAX_AT_ONCE && self.0.is_awaited.load(Ordering::Relaxed) {
+            return Err(io::Error::new(FLOOD, "a flood before the answer"));
+        }
         Ok(())
     }
 }

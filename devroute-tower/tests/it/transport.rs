@@ -454,6 +454,39 @@ async fn a_flood_of_informational_answers_ends() {
     assert_eq!(error.kind(), ErrorKind::Protocol);
 }
 
+#[tokio::test]
+async fn a_flood_in_place_of_an_upgrade_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let flood = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(1000);
+        while stream.write_all(&flood).await.is_ok() {}
+    });
+    let mut request = get(addr);
+    let fields = request.headers_mut();
+    fields.insert("connection", "upgrade".parse().unwrap());
+    fields.insert("upgrade", "websocket".parse().unwrap());
+    let error = HttpTransport::new().oneshot(request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_all_at_once_is_no_flood() {
+    const LENGTH: usize = 16 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+        let answer = [head.into_bytes(), vec![b'x'; LENGTH]].concat();
+        stream.write_all(&answer).await.unwrap();
+    });
+    assert_eq!(text(&HttpTransport::new(), get(addr)).await.len(), LENGTH);
+}
+
 /// A body that remembers whether anybody asked for it.
 struct Asked(Arc<AtomicUsize>, Option<Bytes>);
 
