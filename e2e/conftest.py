@@ -27,20 +27,17 @@ def pytest_sessionstart():
             pytest.exit(f"{binary} is not there: run e2e/run, or cargo build", 4)
 
 
-def pytest_sessionfinish(session):
-    """Nothing that was started here is left."""
-    is_worker = hasattr(session.config, "workerinput")
-    if session.config.getoption("numprocesses", None) and not is_worker:
-        # The children of this process are the ones that run the tests, and check the same.
-        return
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left():
+    """Nothing that was started here is left. The last test of each process is where that shows."""
+    yield
     left = []
     for task in pathlib.Path("/proc/self/task").iterdir():
         for child in (task / "children").read_text().split():
             with contextlib.suppress(OSError):
                 command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ")
                 left.append(f"{child}: {command.decode(errors='replace')}")
-    if left:
-        raise RuntimeError("\n  ".join(["processes were left behind:", *left]))
+    assert not left, "processes were left behind:\n  " + "\n  ".join(left)
 
 
 @pytest.fixture
