@@ -15,6 +15,7 @@ use http::{
 use http_body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     correlation::InFlight,
@@ -61,6 +62,11 @@ impl PendingUpgrade {
         })
     }
 
+    /// What the client wants to speak.
+    pub(crate) fn protocol(&self) -> &HeaderValue {
+        &self.protocol
+    }
+
     fn ask(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol.clone());
@@ -69,27 +75,43 @@ impl PendingUpgrade {
     /// Copies bytes both ways once both sides have switched, or gives the target's half back, for
     /// the caller.
     pub(crate) fn tunnel(self, target: OnUpgrade) -> Option<OnUpgrade> {
-        let Some(client) = self.client else {
+        if self.client.is_none() {
             return Some(target);
-        };
+        }
+        self.join_when(async { target.await.map(TokioIo::new) });
+        None
+    }
+
+    /// The same, where the other half is there already.
+    pub(crate) fn join<I>(self, target: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.join_when(std::future::ready(Ok(target)));
+    }
+
+    fn join_when<I>(self, target: impl Future<Output = hyper::Result<I>> + Send + 'static)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(client) = self.client else { return };
         let in_flight = self.in_flight;
         tokio::spawn(async move {
             let _in_flight = in_flight;
             // The target has switched already; the client's server does when it writes the 101.
             let both = async { Ok::<_, hyper::Error>((target.await?, client.await?)) };
-            let (target, client) = match both.await {
+            let (mut target, client) = match both.await {
                 Ok(both) => both,
                 Err(error) => {
                     tracing::debug!(%error, "an upgrade did not come about");
                     return;
                 }
             };
-            let (mut client, mut target) = (TokioIo::new(client), TokioIo::new(target));
+            let mut client = TokioIo::new(client);
             if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut target).await {
                 tracing::debug!(%error, "a tunnel ended early");
             }
         });
-        None
     }
 }
 

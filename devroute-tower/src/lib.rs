@@ -10,6 +10,7 @@ pub mod correlation;
 mod failure;
 mod forward;
 mod forwarded;
+pub mod hop;
 pub mod inbound;
 mod mode;
 mod no_retry;

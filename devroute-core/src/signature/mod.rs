@@ -9,6 +9,7 @@
 //! | refuse what is not signed | [`Verifier`], with [`Selector::verifier`](crate::Selector::verifier) |
 //! | sign with a key file | [`SigningKey::from_openssh`], [`SigningKey::sign_contract`] |
 //! | sign with a key that another process holds | [`ToSign`] |
+//! | sign something that is no contract | [`Namespace`] |
 //!
 //! Ed25519 is that of `ring`, which whoever speaks TLS by rustls has already; the formats of OpenSSH and the blob that is
 //! signed (SSHSIG) are those of `ssh-key`.
@@ -47,6 +48,8 @@ mod error;
 #[cfg(feature = "signature")]
 mod key;
 #[cfg(feature = "signature")]
+mod message;
+#[cfg(feature = "signature")]
 mod sign;
 #[cfg(feature = "signature")]
 mod verify;
@@ -56,6 +59,7 @@ pub use self::error::{SignatureError, SignatureErrorKind};
 pub use self::{
     authorized_keys::{AuthorizedKeys, SkippedLine},
     key::{PrivateKeyFile, PublicKey, SigningKey},
+    message::Namespace,
     sign::{SigningError, ToSign},
     verify::{Verifier, expires},
 };

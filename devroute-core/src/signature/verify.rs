@@ -103,8 +103,13 @@ impl Verifier {
     /// How many keys there are now.
     #[must_use]
     pub fn keys(&self) -> usize {
+        self.current().len()
+    }
+
+    /// The keys as they are now.
+    pub(super) fn current(&self) -> Arc<AuthorizedKeys> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.keys.len()
+        Arc::clone(&state.keys)
     }
 
     /// Says who has signed `contract`, by the comment of the key or, without one, its fingerprint; nobody has to

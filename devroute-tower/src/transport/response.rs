@@ -61,6 +61,9 @@ impl ResponseBody {
         if let Some(body) = take_as::<B, Self>(&mut slot) {
             return body;
         }
+        if let Some(incoming) = take_as::<B, Incoming>(&mut slot) {
+            return Self::h2(incoming);
+        }
         let kind = slot.map_or(Kind::Empty, |body| {
             Kind::Boxed(Box::pin(IntoBytes { body }))
         });

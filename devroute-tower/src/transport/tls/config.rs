@@ -4,10 +4,12 @@ use std::{fmt, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    client::WebPkiServerVerifier,
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
+use super::verify::Verifier;
 use crate::BoxError;
 
 /// Which certificates a target may have.
@@ -28,11 +30,11 @@ use crate::BoxError;
 /// ```
 #[derive(Clone)]
 pub struct TlsConfig {
-    pub(super) builder: ConfigBuilder<ClientConfig, WantsVerifier>,
+    builder: ConfigBuilder<ClientConfig, WantsVerifier>,
     /// Shared: a machine trusts many, and a process may have a transport a thread.
-    pub(super) roots: Arc<RootCertStore>,
-    pub(super) given: Vec<CertificateDer<'static>>,
-    pub(super) accept_any: bool,
+    roots: Arc<RootCertStore>,
+    given: Vec<CertificateDer<'static>>,
+    accept_any: bool,
 }
 
 impl TlsConfig {
@@ -116,6 +118,25 @@ impl TlsConfig {
             ));
         }
         Ok(self)
+    }
+
+    /// The same as a configuration of rustls, which offers `alpn` (RFC 7301): for connections that are opened in
+    /// another way than by a transport.
+    #[must_use]
+    pub fn into_client_config(self, alpn: &[&[u8]]) -> ClientConfig {
+        let provider = Arc::clone(self.builder.crypto_provider());
+        // Fails only without a single root: then there is nobody to ask.
+        let inner = WebPkiServerVerifier::builder_with_provider(self.roots, Arc::clone(&provider))
+            .build()
+            .ok();
+        let verifier = Verifier::new(provider, inner, self.given, self.accept_any);
+        let mut config = self
+            .builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config
     }
 
     /// Whether every certificate is refused, because nobody is trusted.

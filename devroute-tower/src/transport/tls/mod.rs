@@ -14,14 +14,10 @@ mod verify;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use rustls::{
-    AlertDescription, CertificateError, InvalidMessage, client::WebPkiServerVerifier,
-    crypto::CryptoProvider, pki_types::ServerName,
-};
+use rustls::{AlertDescription, CertificateError, InvalidMessage, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use self::verify::Verifier;
 pub use self::{
     config::{TlsConfig, TlsConfigError},
     name::{ParseTlsNameError, TlsName},
@@ -41,18 +37,7 @@ pub(super) struct Handshaker {
 
 impl Handshaker {
     pub(super) fn new(config: TlsConfig) -> Self {
-        let provider: Arc<CryptoProvider> = Arc::clone(config.builder.crypto_provider());
-        // Fails only without a single root: then there is nobody to ask.
-        let inner =
-            WebPkiServerVerifier::builder_with_provider(config.roots, Arc::clone(&provider))
-                .build()
-                .ok();
-        let verifier = Verifier::new(provider, inner, config.given, config.accept_any);
-        let mut h1 = config
-            .builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+        let mut h1 = config.into_client_config(&[]);
         let mut h2 = h1.clone();
         let mut either = h1.clone();
         h1.alpn_protocols = vec![HTTP_1_1.to_vec()];

@@ -1,0 +1,55 @@
+//! What laptop and hub say to each other.
+//!
+//! ```text
+//! GET /.well-known/devroute-tunnel HTTP/1.1        401, www-authenticate: DevRoute nonce="…", binding="tls-exporter"
+//!
+//! GET /.well-known/devroute-tunnel HTTP/1.1        101 Switching Protocols
+//! connection: upgrade                              upgrade: devroute-tunnel/1
+//! upgrade: devroute-tunnel/1
+//! authorization: DevRoute key="…", nonce="…", sig="…"
+//! devroute-offer: {"services":["foo","bar"],"name":"alice@laptop","token":"…"}
+//! ```
+//!
+//! From then on it is HTTP/2 with the roles turned, and the hub opens:
+//!
+//! 1. one stream with [`CONTROL`], whose bodies are lines of JSON: events of either side;
+//! 2. where the laptop asked for it, one extended CONNECT (RFC 8441) for [`OUTBOUND`], on which another connection of
+//!    HTTP/2 runs the other way: the laptop's own requests;
+//! 3. one stream for each request to a service, which [`SERVICE`] names. What asks for an upgrade is an extended CONNECT
+//!    for that protocol.
+//!
+//! A hub that asks for no keys takes the second request at once. Fields that begin with `devroute-tunnel-` are between
+//! these two: a hub removes what callers send of them, and a laptop passes none on.
+//!
+//! ```
+//! use devroute_tunnel::protocol::Offer;
+//!
+//! let offer = Offer::parse(br#"{"services":["foo"],"name":"alice@laptop","token":"c2VjcmV0IG9mIHRoaXMgc2Vzc2lvbg"}"#)?;
+//! assert_eq!(offer.services()[0].as_str(), "foo");
+//! assert!(Offer::parse(br#"{"services":[],"name":"a","token":"b"}"#).is_err());
+//! # Ok::<(), devroute_tunnel::protocol::MalformedOffer>(())
+//! ```
+
+mod challenge;
+mod offer;
+
+use http::HeaderName;
+
+pub use self::challenge::{Challenge, Credentials};
+pub use self::offer::{MAX_NAME, MAX_OFFER, MAX_SERVICES, MalformedOffer, Offer};
+
+/// Where a hub is asked.
+pub const PATH: &str = "/.well-known/devroute-tunnel";
+/// What the connection is upgraded to.
+pub const UPGRADE: &str = "devroute-tunnel/1";
+/// The field with the laptop's [`Offer`].
+pub const OFFER: HeaderName = HeaderName::from_static("devroute-offer");
+/// The protocol of the extended CONNECT for the laptop's own requests.
+pub const OUTBOUND: &str = "devroute-outbound";
+
+/// On the stream for events.
+pub const CONTROL: HeaderName = HeaderName::from_static("devroute-tunnel-control");
+/// The service that a request is for.
+pub const SERVICE: HeaderName = HeaderName::from_static("devroute-tunnel-service");
+/// The address that a request came from.
+pub const CALLER: HeaderName = HeaderName::from_static("devroute-tunnel-caller");
