@@ -33,12 +33,16 @@ local function vectors_of(name, least)
   return vectors
 end
 
--- A text that stands there as it is or is to be built.
+-- A text that stands there as it is, in hexadecimal digits, or is to be built.
 local function text_of(value)
   if type(value) == "string" then
     return value
   elseif value.text then
     return value.text
+  elseif value.hex then
+    return (value.hex:gsub("..", function(digits) return string.char(tonumber(digits, 16)) end))
+  elseif not value.part:find("#", 1, true) then
+    return value.head .. value.part:rep(value["repeat"]) .. value.tail
   end
   local parts = {}
   for number = 0, value["repeat"] - 1 do
@@ -82,6 +86,27 @@ for _, vector in ipairs(vectors_of("contract.json", 80).vectors) do
   for service in pairs(vector.entries or {}) do
     check(hop(lines, service).fields:get("x-devroute-matched") == service, vector.name, service)
   end
+end
+
+-- Rule 1: what is JSON, and what is not.
+for _, vector in ipairs(vectors_of("json_test_suite.json", 500).vectors) do
+  local handle = hop({ { "x-devroute", text_of(vector) } }, NOBODY)
+  local is_malformed = handle.fields:get("x-devroute-matched") == NOBODY
+  check(is_malformed == (vector.malformed ~= nil), vector.name, vector.malformed)
+end
+
+-- A string of JSON, with an escape for what cannot stand there as it is.
+local function quoted(text)
+  return '"' .. text:gsub('[%z\1-\31"\\]', function(byte) return ("\\u%04x"):format(byte:byte()) end) .. '"'
+end
+
+-- Rule 3: spellings of targets. Whether one is allowed the router says.
+for _, vector in ipairs(vectors_of("target.json", 600).vectors) do
+  local contract = '{"foo":' .. quoted(vector.target) .. "}"
+  local handle = hop({ { "x-devroute", contract } }, NOBODY)
+  local is_malformed = handle.fields:get("x-devroute-matched") == NOBODY
+  check(is_malformed == (vector.malformed ~= nil), vector.what, vector.target)
+  check(hop({ { "x-devroute", contract } }, "foo").fields:get("x-devroute-matched") == "foo", vector.target)
 end
 
 -- The members of an object as one text, in one order.

@@ -83,17 +83,30 @@ const V4: &[(Network, Class)] = &[
 
 /// The first match counts, so what lies inside another network stands before it.
 const V6: &[(Network, Class)] = &[
-    // AWS' instance metadata and pod identity, Google's metadata: inside the private range.
+    // Inside the private range: the services of AWS (metadata, pod identity, names, time), and the metadata of
+    // Google, Oracle, Alibaba, Akamai and Scaleway.
     never(
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
-        RefusalReason::Metadata,
-    ),
-    never(
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128),
+        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
         RefusalReason::Metadata,
     ),
     never(
         v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+        RefusalReason::Metadata,
+    ),
+    never(
+        v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
+        RefusalReason::Metadata,
+    ),
+    never(
+        v6([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200], 128),
+        RefusalReason::Metadata,
+    ),
+    never(
+        v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128),
+        RefusalReason::Metadata,
+    ),
+    never(
+        v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
         RefusalReason::Metadata,
     ),
     (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), Class::Private),

@@ -15,6 +15,8 @@ mod reserved;
 mod signature;
 #[cfg(feature = "signature")]
 mod ssh_keygen;
+mod targets;
+mod vectors;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
