@@ -295,6 +295,13 @@ pub struct RerouteArgs {
     /// Longest wait for a connection to a target [default: 2s]
     #[arg(long, env = "DEVROUTE_CONNECT_TIMEOUT", value_name = "TIME")]
     pub connect_timeout: Option<String>,
+    /// Connections that are opened to one target at a time; others wait [default: 64]
+    #[arg(long, env = "DEVROUTE_MAX_CONNECTS", value_name = "N")]
+    pub max_connects: Option<String>,
+    /// How long a target is not tried again that did not answer a connection attempt, or `off`
+    /// [default: 1s]
+    #[arg(long, env = "DEVROUTE_TIMEOUT_MEMORY", value_name = "TIME|off")]
+    pub timeout_memory: Option<String>,
     /// Whether answers name the target's address [default: true]
     #[arg(long, env = "DEVROUTE_REVEAL_ADDRESSES", value_name = "true|false")]
     pub reveal_addresses: Option<String>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
-use devroute_tower::core::TargetPolicy;
+use devroute_tower::transport::Connects;
 use http::{Request, Response};
 use hyper::body::Body;
 use tokio::net::TcpListener;
@@ -86,8 +86,10 @@ impl Process {
         })
     }
 
-    /// What the stacks of all workers share, with `policy` knowing this process's own listeners.
-    pub(crate) fn shared(&self, mut policy: TargetPolicy) -> Shared {
+    /// What the stacks of all workers share, with a policy that knows this process's own listeners.
+    pub(crate) fn shared(&self, reroute: &RerouteConfig) -> Shared {
+        let mut policy = reroute.policy.clone();
+        self.metrics.add_connects(reroute.connects.clone());
         let own_listeners: Vec<SocketAddr> = [
             Some(self.address),
             self.admin_address,
@@ -118,6 +120,7 @@ impl Process {
             records: Arc::clone(&self.records),
             policy,
             own_listeners,
+            forwards: Connects::new(),
         }
     }
 

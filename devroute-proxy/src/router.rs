@@ -77,7 +77,7 @@ impl Router {
         );
         process.announce(&config.reroute);
         process.watch_keys(&config.reroute, &signal);
-        let shared = process.shared(config.reroute.policy.clone());
+        let shared = process.shared(&config.reroute);
         process
             .serve(
                 "router".to_owned(),

@@ -104,7 +104,7 @@ impl Sidecar {
         process.announce(&config.reroute);
         process.watch_keys(&config.reroute, &signal);
         let title = format!("sidecar of {}", config.service);
-        let shared = process.shared(config.reroute.policy.clone());
+        let shared = process.shared(&config.reroute);
         if let Place::Named(named) = &upstream {
             tokio::spawn(named.clone().watch(signal.clone()));
         }

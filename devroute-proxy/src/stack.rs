@@ -23,7 +23,7 @@ use devroute_tower::core::carrier::Unwritten;
 use devroute_tower::core::signature::Verifier;
 use devroute_tower::correlation::{Correlations, Remember, RememberLayer, Restore, RestoreLayer};
 use devroute_tower::outbound::DevRouteClientReroute;
-use devroute_tower::transport::{Forwarder, HttpTransport, ResponseBody, Upstream};
+use devroute_tower::transport::{Connects, Forwarder, HttpTransport, ResponseBody, Upstream};
 use devroute_tower::{ClientInfo, DevRoute, DevRouteClientLayer, DevRouteLayer, Mode};
 use http::{Request, Response, StatusCode};
 use tower_layer::Layer as _;
@@ -46,6 +46,9 @@ pub(crate) struct Shared {
     pub(crate) policy: TargetPolicy,
     /// Where the process listens, the traffic to the service first: what turns out to end there is cut.
     pub(crate) own_listeners: Vec<SocketAddr>,
+    /// The connections that are being opened for the application's own requests. Those to targets are
+    /// others', and limited by themselves.
+    pub(crate) forwards: Connects,
 }
 
 /// The stack of a sidecar, for one worker.
@@ -192,7 +195,8 @@ impl Shared {
             &config.reroute,
             self.own_listeners.get(1..).unwrap_or_default(),
             worker,
-        );
+        )
+        .connects(self.forwards.clone());
         if outbound.is_private() {
             return transport;
         }
@@ -236,6 +240,7 @@ fn transport(
     let worker = Arc::clone(worker);
     let transport = HttpTransport::new()
         .connect_timeout(config.connect_timeout)
+        .connects(config.connects.clone())
         .on_trailers_dropped(move || worker.losses.trailers_dropped(Message::Request));
     let transport = match &config.tls {
         Some(tls) => transport.tls(tls.clone()),
@@ -334,6 +339,7 @@ mod tests {
             records: Arc::default(),
             policy: TargetPolicy::default(),
             own_listeners: Vec::new(),
+            forwards: Connects::new(),
         };
         let remembered = RememberLayer::new(Correlations::new()).layer(Baseline);
         let inner = Carried::baseline(remembered, Arc::clone(&metrics));

@@ -403,8 +403,16 @@ fn help_for(kind: ErrorKind, service: &ServiceName) -> String {
         ErrorKind::ConnectFailed => {
             "The proxy could not open a connection: see its log for the reason.".into()
         }
+        ErrorKind::ConnectLimit => format!(
+            "Others are asking for the same machine, and it does not take their connections fast enough: \
+             try again in a second, and check that {service} can be reached there."
+        ),
         ErrorKind::DnsFailed | ErrorKind::DnsTimeout => {
             "Use an IP address in the contract, or a name that the cluster can resolve.".into()
+        }
+        ErrorKind::DnsLimit => {
+            "Try again in a second, or use an IP address in the contract: many names are being looked up."
+                .into()
         }
         ErrorKind::OwnListener => {
             "A contract must not name the proxy itself: name the machine that is to answer.".into()

@@ -27,7 +27,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use devroute_tower::core::{NetworkRule, ServiceName, TargetPolicy};
-use devroute_tower::transport::{TlsConfig, TlsName};
+use devroute_tower::transport::{Connects, TlsConfig, TlsName};
 use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -366,6 +366,8 @@ pub struct RerouteConfig {
     pub policy: TargetPolicy,
     /// The longest wait for a connection.
     pub connect_timeout: Duration,
+    /// How many connections are opened at a time, by all workers together.
+    pub connects: Connects,
     /// Whether answers name addresses.
     pub reveal_addresses: bool,
     /// What tells a target who asked.
@@ -383,6 +385,7 @@ impl Default for RerouteConfig {
         Self {
             policy: TargetPolicy::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            connects: Connects::new(),
             reveal_addresses: true,
             forwarded: ForwardedFields::default(),
             strip: Strip::default(),
@@ -401,6 +404,7 @@ impl RerouteConfig {
             connect_timeout: settings
                 .one("connect-timeout", value::positive_duration)?
                 .unwrap_or(default.connect_timeout),
+            connects: connects(settings)?,
             reveal_addresses: settings
                 .one("reveal-addresses", value::boolean)?
                 .unwrap_or(default.reveal_addresses),
@@ -412,6 +416,20 @@ impl RerouteConfig {
             tls: Some(tls::targets(settings)?),
         })
     }
+}
+
+fn connects(settings: &Settings) -> Result<Connects, ConfigError> {
+    let connects = Connects::new();
+    let connects = match settings.one("max-connects", |text| value::number(text, 1..=1 << 14))? {
+        Some(connections) => connects.per_target(connections),
+        None => connects,
+    };
+    Ok(
+        match settings.one("timeout-memory", value::positive_duration_or_off)? {
+            Some(time) => connects.memory(time.unwrap_or_default()),
+            None => connects,
+        },
+    )
 }
 
 /// Something the policy is to allow.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use devroute_tower::transport::Connects;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -78,6 +79,9 @@ impl Collector for Snapshot {
                 None,
                 kind,
             )?)?;
+        }
+        if let Some(connects) = metrics.connects.get() {
+            self::connects(encoder, connects)?;
         }
         connections(encoder, metrics)?;
         ends(encoder, metrics)?;
@@ -180,6 +184,31 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::R
             .sum::<u64>();
         let labels = [("listener", label)];
         ConstCounter::new(accepted).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// The connections to targets that are not there yet.
+fn connects(encoder: &mut DescriptorEncoder<'_>, connects: &Connects) -> fmt::Result {
+    let help = "Connections to targets that are being opened, or wait for that";
+    let name = "target_connects";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (state, count) in [
+        ("opening", connects.opening()),
+        ("waiting", connects.waiting()),
+    ] {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+    }
+
+    let help = "Connections to targets that were not tried, by reason";
+    let name = "target_connects_spared";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (reason, count) in [
+        ("limit", connects.limited()),
+        ("timed_out", connects.remembered()),
+    ] {
+        ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
     }
     Ok(())
 }

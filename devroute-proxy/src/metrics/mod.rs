@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use devroute_tower::OutcomeKind;
 use devroute_tower::core::signature::Verifier;
+use devroute_tower::transport::Connects;
 
 pub(crate) use self::losses::Losses;
 pub use self::losses::{Message, Phase, Refused};
@@ -173,6 +174,7 @@ pub struct Metrics {
     accept_errors: AtomicU64,
     outbound: OnceLock<OutboundMetrics>,
     verifier: OnceLock<Verifier>,
+    connects: OnceLock<Connects>,
 }
 
 impl Metrics {
@@ -189,6 +191,7 @@ impl Metrics {
             accept_errors: AtomicU64::new(0),
             outbound: OnceLock::new(),
             verifier: OnceLock::new(),
+            connects: OnceLock::new(),
         })
     }
 
@@ -259,6 +262,11 @@ impl Metrics {
     /// Adds what knows how many keys are authorized.
     pub(crate) fn add_verifier(&self, verifier: Verifier) {
         let _ = self.verifier.set(verifier);
+    }
+
+    /// Adds what knows of the connections that are being opened to targets.
+    pub(crate) fn add_connects(&self, connects: Connects) {
+        let _ = self.connects.set(connects);
     }
 
     fn connections(&self, listener: Listener) -> impl Iterator<Item = &ConnectionMetrics> {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
@@ -98,8 +99,9 @@ where
                     metrics.connections().open()
                 }
             });
-            // What is left ends with the runtime, before anybody hears that the worker is done.
-            drop(runtime);
+            // What is left ends with the runtime, before anybody hears that the worker is done. A
+            // look-up that the system does not give up is not waited for.
+            runtime.shutdown_timeout(Duration::from_millis(100));
             let _ = done.send(abandoned);
         })?;
     Ok(Worker {

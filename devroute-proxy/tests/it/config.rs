@@ -47,6 +47,14 @@ fn a_wrong_flag_names_the_flag() {
             "--connect-timeout 0s",
             "--connect-timeout: \"0s\" leaves no time at all",
         ),
+        (
+            "--max-connects 0",
+            "--max-connects: \"0\" is not a number from 1 to 16384",
+        ),
+        (
+            "--timeout-memory never",
+            "--timeout-memory: \"never\" is not a time with its unit",
+        ),
         ("--allow 10.0.0.0/33", "--allow: "),
         ("--allow cgnat,everything", "--allow: "),
         ("--deny somewhere", "--deny: "),

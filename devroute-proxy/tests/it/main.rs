@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod admin;
+mod black_holes;
 mod bodies;
 mod config;
 mod correlation;

@@ -30,21 +30,15 @@ pub(super) async fn address(
 
 /// Rule 3: every address of a name is judged, and one that is refused refuses the name.
 async fn resolve(settings: &Settings, target: &Target) -> Result<SocketAddr, NoAddress> {
-    let failed = |kind| NoAddress::Error(Error::without_addr(kind));
     let name = match target.host() {
         Host::Name(name) => name.as_str().to_owned(),
         Host::Ip(ip) => ip.to_string(),
     };
-    let lookup = tokio::net::lookup_host((name, target.port()));
-    let found = match tokio::time::timeout(settings.resolve_timeout, lookup).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
-            return Err(NoAddress::Error(
-                Error::without_addr(ErrorKind::DnsFailed).with_source(error),
-            ));
-        }
-        Err(_elapsed) => return Err(failed(ErrorKind::DnsTimeout)),
-    };
+    let found = settings
+        .lookups
+        .find(name.into(), target.port(), settings.resolve_timeout)
+        .await
+        .map_err(NoAddress::Error)?;
     let mut first = None;
     for addr in found {
         let addr = settings
@@ -53,5 +47,5 @@ async fn resolve(settings: &Settings, target: &Target) -> Result<SocketAddr, NoA
             .map_err(NoAddress::Refused)?;
         first = first.or(Some(addr));
     }
-    first.ok_or_else(|| failed(ErrorKind::DnsFailed))
+    first.ok_or_else(|| NoAddress::Error(Error::without_addr(ErrorKind::DnsFailed)))
 }

@@ -30,7 +30,7 @@ use crate::{
     inbound::ResponseBody,
     no_retry,
     outcome::{Outcome, OutcomeKind},
-    transport::{self, Body, Destination, Error, ErrorKind, Protocol},
+    transport::{self, Body, Destination, Error, ErrorKind, Lookups, Protocol},
 };
 
 /// What happens when a target cannot be reached (rule 13).
@@ -56,6 +56,7 @@ pub(crate) struct Settings {
     /// The request is made in this process, not received by it.
     pub(crate) at_caller: bool,
     pub(crate) resolve_timeout: Duration,
+    pub(crate) lookups: Lookups,
     pub(crate) on_abandoned: Option<abandoned::Hook>,
 }
 
@@ -71,6 +72,7 @@ impl Settings {
             reveal_addresses: true,
             at_caller: false,
             resolve_timeout: Duration::from_secs(2),
+            lookups: Lookups::new(),
             on_abandoned: None,
         }
     }

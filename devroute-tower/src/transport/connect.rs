@@ -15,12 +15,12 @@ use std::{
 use devroute_core::TargetPolicy;
 use http::StatusCode;
 use tokio::{
-    net::{TcpStream, lookup_host},
-    time::{Instant, timeout, timeout_at},
+    net::TcpStream,
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    Error, ErrorKind, Protocol,
+    Connects, Error, ErrorKind, Lookups, Protocol,
     peer::{HostPort, Peer, Place},
     stream::Stream,
 };
@@ -36,6 +36,9 @@ pub(super) struct Connector {
     /// Which addresses may be dialled; without it, any.
     pub(super) policy: Option<Arc<TargetPolicy>>,
     pub(super) open: OpenConnections,
+    /// How many may be opened at a time; without it, any number.
+    pub(super) connects: Option<Connects>,
+    pub(super) lookups: Lookups,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Handshaker>,
 }
@@ -89,7 +92,10 @@ impl Connector {
         peer: &Peer,
         protocol: Protocol,
     ) -> Result<Dialled, Error> {
-        let found = lookup(host).await?;
+        let asked = self
+            .lookups
+            .find(Arc::clone(&host.host), host.port, LOOKUP_TIMEOUT);
+        let found = asked.await?;
         let deadline = Instant::now() + self.timeout;
         let mut left = u32::try_from(found.len()).unwrap_or(u32::MAX);
         let mut last = Error::without_addr(ErrorKind::DnsFailed);
@@ -132,13 +138,21 @@ impl Connector {
             (Some(name), Some(tls)) => Some((name, tls)),
             (Some(_), None) => return Err(Error::new(ErrorKind::TlsUnavailable, addr)),
         };
-        let stream = match timeout_at(deadline, TcpStream::connect(addr)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Error::connect(addr, error)),
-            Err(elapsed) => {
-                return Err(Error::new(ErrorKind::ConnectTimeout, addr).with_source(elapsed));
-            }
+        // Held to the end of the handshake.
+        let mut opening = match &self.connects {
+            Some(connects) => Some(connects.begin(addr, deadline).await?),
+            None => None,
         };
+        let connected = match timeout_at(deadline, TcpStream::connect(addr)).await {
+            Ok(connected) => connected.map_err(|error| Error::connect(addr, error)),
+            Err(elapsed) => Err(Error::new(ErrorKind::ConnectTimeout, addr).with_source(elapsed)),
+        };
+        match (&mut opening, &connected) {
+            (Some(opening), Ok(_)) => opening.worked(),
+            (Some(opening), Err(error)) => opening.failed(error.kind(), self.timeout),
+            (None, _) => {}
+        }
+        let stream = connected?;
         if self.reached_ourselves(&stream) {
             return Err(Error::new(ErrorKind::OwnListener, addr));
         }
@@ -169,14 +183,5 @@ impl Connector {
             && self.own_listeners.iter().any(|own| {
                 own.port() == peer.port() && (own.ip().is_unspecified() || own.ip() == peer.ip())
             })
-    }
-}
-
-/// Asks the system where a host is.
-async fn lookup(host: &HostPort) -> Result<Vec<SocketAddr>, Error> {
-    match timeout(LOOKUP_TIMEOUT, lookup_host((&*host.host, host.port))).await {
-        Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => Err(Error::without_addr(ErrorKind::DnsFailed).with_source(error)),
-        Err(elapsed) => Err(Error::without_addr(ErrorKind::DnsTimeout).with_source(elapsed)),
     }
 }

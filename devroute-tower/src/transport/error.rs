@@ -45,10 +45,15 @@ pub enum ErrorKind {
     Unreachable,
     /// The connection could not be opened for another reason, such as exhausted descriptors.
     ConnectFailed,
+    /// So many connections are being opened to it, or to unknown addresses in all, that this one was
+    /// not tried ([`Connects`](super::Connects)).
+    ConnectLimit,
     /// The host name has no address, or the name service failed.
     DnsFailed,
     /// The name service did not answer in time.
     DnsTimeout,
+    /// So many names are being looked up that this one was not.
+    DnsLimit,
     /// The address turned out to be a listener of this very process.
     OwnListener,
     /// The address is one that requests must not be sent to from here.
@@ -207,13 +212,14 @@ fn is_protocol(error: &h2::Error) -> bool {
 }
 
 impl ErrorKind {
-    /// The status of the answer that reports this failure (502, 504 or 403).
+    /// The status of the answer that reports this failure (502, 503, 504 or 403).
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
             Self::ConnectTimeout | Self::DnsTimeout | Self::ResponseTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
+            Self::ConnectLimit | Self::DnsLimit => StatusCode::SERVICE_UNAVAILABLE,
             Self::OwnListener | Self::Prohibited => StatusCode::FORBIDDEN,
             Self::RequestBody => StatusCode::BAD_REQUEST,
             _ => StatusCode::BAD_GATEWAY,
@@ -228,7 +234,8 @@ impl ErrorKind {
             Self::ConnectTimeout => "connection_timeout",
             Self::Unreachable => "destination_ip_unroutable",
             Self::ConnectFailed => "destination_unavailable",
-            Self::DnsFailed => "dns_error",
+            Self::ConnectLimit => "connection_limit_reached",
+            Self::DnsFailed | Self::DnsLimit => "dns_error",
             Self::DnsTimeout => "dns_timeout",
             Self::OwnListener | Self::Prohibited => "destination_ip_prohibited",
             Self::TlsUnavailable => "proxy_configuration_error",
@@ -250,8 +257,10 @@ impl ErrorKind {
             Self::ConnectTimeout => "connect_timeout",
             Self::Unreachable => "unreachable",
             Self::ConnectFailed => "connect_failed",
+            Self::ConnectLimit => "connect_limit",
             Self::DnsFailed => "dns_failed",
             Self::DnsTimeout => "dns_timeout",
+            Self::DnsLimit => "dns_limit",
             Self::OwnListener => "own_listener",
             Self::Prohibited => "prohibited",
             Self::TlsUnavailable => "tls_unavailable",
@@ -273,8 +282,10 @@ impl ErrorKind {
             | Self::ConnectTimeout
             | Self::Unreachable
             | Self::ConnectFailed
+            | Self::ConnectLimit
             | Self::DnsFailed
             | Self::DnsTimeout
+            | Self::DnsLimit
             | Self::TlsUnavailable
             | Self::TlsCertificate
             | Self::TlsAlert
@@ -303,8 +314,10 @@ impl fmt::Display for Error {
             ErrorKind::ConnectTimeout => "did not accept the connection in time",
             ErrorKind::Unreachable => "cannot be reached from here",
             ErrorKind::ConnectFailed => "could not be connected to",
+            ErrorKind::ConnectLimit => "has too many connections being opened to it already",
             ErrorKind::DnsFailed => "has a name without an address",
             ErrorKind::DnsTimeout => "has a name that was not resolved in time",
+            ErrorKind::DnsLimit => "has a name, and too many are being looked up already",
             ErrorKind::OwnListener => "is a listener of this process itself",
             ErrorKind::Prohibited => "is no address to send requests to from here",
             ErrorKind::TlsUnavailable => "asks for TLS, which this transport does not speak",

@@ -273,7 +273,7 @@ mod tests {
 
     use super::*;
     use crate::transport::{
-        Protocol,
+        Lookups, Protocol,
         connect::{Connector, OpenConnections},
     };
 
@@ -285,6 +285,8 @@ mod tests {
             own_listeners: Arc::default(),
             policy: None,
             open: OpenConnections::default(),
+            connects: None,
+            lookups: Lookups::new(),
             #[cfg(feature = "tls")]
             tls: None,
         };

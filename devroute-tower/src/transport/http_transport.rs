@@ -20,8 +20,8 @@ use http_body::Body as _;
 use tower_service::Service;
 
 use super::{
-    AnnouncedTrailers, Body, Destination, Error, ErrorKind, OnTrailersDropped, Protocol,
-    ResponseBody,
+    AnnouncedTrailers, Body, Connects, Destination, Error, ErrorKind, Lookups, OnTrailersDropped,
+    Protocol, ResponseBody,
     connect::{Connector, Dialled, OpenConnections},
     destination::{to_h1, to_h2},
     h1, h2,
@@ -47,7 +47,8 @@ use crate::forward::join_cookies;
 /// - With `Expect: 100-continue` the body is not touched before the target has said 100, or has
 ///   said nothing for a second (RFC 9110, section 10.1.1).
 /// - There is a limit for connecting, 2 seconds by default, and none for the answer: whoever
-///   answers may sit at a breakpoint.
+///   answers may sit at a breakpoint. How many connections are opened at a time is limited, too, so
+///   that a target that does not answer is nobody else's loss ([`Connects`]).
 ///
 /// ```
 /// use std::time::Duration;
@@ -85,6 +86,8 @@ impl HttpTransport {
             own_listeners: Arc::default(),
             policy: None,
             open: OpenConnections::default(),
+            connects: Some(Connects::new()),
+            lookups: Lookups::new(),
             #[cfg(feature = "tls")]
             tls: None,
         };
@@ -102,6 +105,20 @@ impl HttpTransport {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connector.timeout = timeout;
+        self
+    }
+
+    /// How many connections are opened at a time, and what is remembered of those that did not come;
+    /// by default what [`Connects::new`] has, for this transport alone.
+    #[must_use]
+    pub fn connects(mut self, connects: Connects) -> Self {
+        self.connector.connects = Some(connects);
+        self
+    }
+
+    /// Opens as many connections as are asked for, and tries each time.
+    pub(super) fn unlimited_connects(mut self) -> Self {
+        self.connector.connects = None;
         self
     }
 

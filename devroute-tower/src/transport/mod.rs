@@ -33,6 +33,7 @@
 
 mod body;
 mod connect;
+mod connects;
 mod destination;
 mod error;
 mod forwarder;
@@ -40,11 +41,13 @@ mod gate;
 mod h1;
 mod h2;
 mod http_transport;
+mod lookup;
 mod peer;
 mod pool;
 mod received;
 mod response;
 mod response_timeout;
+mod slots;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -56,6 +59,7 @@ mod upstream;
 pub use self::tls::{ParseTlsNameError, TlsConfig, TlsConfigError, TlsName};
 pub use self::{
     body::Body,
+    connects::Connects,
     destination::{Destination, Protocol},
     error::{Error, ErrorKind},
     forwarder::{Forwarder, Tunnel},
@@ -64,4 +68,4 @@ pub use self::{
     trailers::{AnnouncedTrailers, OnTrailersDropped},
     upstream::{Upstream, UpstreamAddr, UpstreamFailure},
 };
-pub(crate) use self::{destination::is_grpc, h1::BodyUnread};
+pub(crate) use self::{destination::is_grpc, h1::BodyUnread, lookup::Lookups};

@@ -130,7 +130,8 @@ impl Upstream {
 
     fn at(transport: HttpTransport, at: At) -> Self {
         Self {
-            transport,
+            // It is the deployment that says where this leads.
+            transport: transport.unlimited_connects(),
             at,
             #[cfg(feature = "tls")]
             name: None,

@@ -8,6 +8,7 @@
     reason = "in tests, helpers included, a panic is the message; clippy.toml covers only #[test]"
 )]
 
+mod connects;
 mod context;
 mod correlation;
 mod egress;
