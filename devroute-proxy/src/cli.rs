@@ -85,6 +85,18 @@ pub struct RouterArgs {
         help_heading = "Traffic"
     )]
     pub on_failure: Option<String>,
+    /// Dial back whoever asks, at the address they come from and nowhere else, so that `devroute
+    /// contract --router` can tell them whether they can be reached [default: true]
+    #[arg(
+        long,
+        env = "DEVROUTE_REACH_BACK",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Traffic"
+    )]
+    pub reach_back: Option<String>,
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]
@@ -233,6 +245,18 @@ pub struct ContractArgs {
     /// How long a signed contract is good: 30m, 8h, 2d [default: 8h]
     #[arg(long, value_name = "TIME", requires = "sign")]
     pub expires: Option<String>,
+    /// Ask the router there whether it can reach the ports of this machine, and say what to do where it
+    /// cannot; the status is 1 then
+    #[arg(long, env = "DEVROUTE_ROUTER", value_name = "URL")]
+    pub router: Option<String>,
+    /// Also trust the authorities in this PEM file for a router at https://
+    #[arg(
+        long,
+        env = "DEVROUTE_ROUTER_CA",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
+    pub router_ca: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

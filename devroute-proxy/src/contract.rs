@@ -1,8 +1,9 @@
 //! `devroute contract foo=8001`: makes a contract, and prints it the ways it is needed.
 //!
 //! A bare port means this machine: its address is taken from its interfaces, the others are listed,
-//! and `--address` overrides it. Nothing is sent anywhere to find out. With `--sign` it carries the
-//! signature of the key that the developer has.
+//! and `--address` overrides it. Nothing is sent anywhere to find out, unless `--router` names a router
+//! to ask: then it is the address that this one sees, where that is reachable. With `--sign` it carries
+//! the signature of the key that the developer has.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,21 +17,39 @@ use http::HeaderMap;
 use serde_json::json;
 
 use crate::cli::ContractArgs;
-use crate::config::{ConfigError, parse_ip, parse_lifetime};
+use crate::config::{ConfigError, Settings, parse_ip, parse_lifetime};
 use crate::machine::{self, Address};
 use crate::print;
+use crate::reach::question::{Answers, Question};
 use crate::records::format_time;
 use crate::sign::{self, Signed};
 use crate::verdict::{self, Verdict};
 
-/// Prints the contract that `args` describe; `policy` is what the warnings are about.
+/// Prints the contract that `args` describe; `policy` is what the warnings are about. Whether all of it
+/// can be reached by the router that `settings` name, and true where they name none.
 ///
 /// # Errors
 ///
 /// When an entry, the id or the address is wrong, when no address of this machine is found, or when the
 /// contract cannot be signed.
-pub fn run(args: &ContractArgs, policy: &TargetPolicy) -> Result<(), ConfigError> {
-    let made = make(args, machine::addresses).map_err(ConfigError::new)?;
+pub fn run(
+    args: &ContractArgs,
+    policy: &TargetPolicy,
+    settings: &Settings,
+) -> Result<bool, ConfigError> {
+    let question = Question::parse(settings)?;
+    let mut made = make(args, machine::addresses).map_err(ConfigError::new)?;
+    let answers = question.map(|question| {
+        let address = made.address.as_ref().map(|address| address.ip);
+        question.ask(&made.contract, address)
+    });
+    let seen = answers.as_ref().and_then(Answers::address);
+    if let (Some(seen), None) = (seen, &args.address) {
+        if made.address.as_ref().is_some_and(|it| it.ip != seen) {
+            made = make(args, || preferring(seen)).map_err(ConfigError::new)?;
+        }
+    }
+    let is_reachable = answers.as_ref().is_none_or(Answers::are_good);
     let warnings = warnings(&made.contract, policy);
     if args.json {
         print::json(&json!({
@@ -46,14 +65,33 @@ pub fn run(args: &ContractArgs, policy: &TargetPolicy) -> Result<(), ConfigError
                 "interface": other.interface,
             })).collect::<Vec<_>>(),
             "warnings": warnings,
+            "reach": answers.as_ref().map(Answers::json),
         }));
-        return Ok(());
+        return Ok(is_reachable);
     }
     print::line(human(&made));
+    if let Some(answers) = &answers {
+        print::line(answers.human());
+    }
     for warning in warnings {
         print::error(format_args!("warning: {warning}"));
     }
-    Ok(())
+    Ok(is_reachable)
+}
+
+/// The addresses of this machine, with the one before all others that a router sees it at.
+fn preferring(seen: IpAddr) -> io::Result<Vec<Address>> {
+    let mut addresses = machine::addresses()?;
+    let place = addresses.iter().position(|address| address.ip == seen);
+    let first = match place {
+        Some(place) => addresses.remove(place),
+        None => Address {
+            ip: seen,
+            interface: "as the router sees it".to_owned(),
+        },
+    };
+    addresses.insert(0, first);
+    Ok(addresses)
 }
 
 /// A contract, and what is to be said about it.

@@ -1,4 +1,5 @@
-//! What a request meets first: the router's health probe, the requests that are none, and `strip`.
+//! What a request meets first: the router's health probe, the requests that are none, `strip`, and
+//! "can you reach me?".
 //!
 //! - `/_healthz` on the router's own port, as the reference implementation has it. Only for probes: a
 //!   rerouted request, which names its service, belongs to that service's target whatever its path.
@@ -8,6 +9,7 @@
 //!   Each of them is counted by its reason.
 //! - Contracts that come from outside are removed where that is configured (rule 20), all of them or
 //!   those that are not well signed.
+//! - `/_reach` on the router's own port dials back whoever asks (`reach/dial.rs`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,6 +28,7 @@ use tower_service::Service;
 
 use crate::config::Strip;
 use crate::metrics::Refused;
+use crate::reach::dial::{self, Answering, ReachBack};
 use crate::server::Words;
 
 /// Puts a [`Front`] before a service.
@@ -37,6 +40,8 @@ pub(crate) struct FrontLayer {
     pub(crate) strip: Strip,
     /// What says which are well signed.
     pub(crate) verifier: Option<Verifier>,
+    /// What dials back, for this client.
+    pub(crate) reach: Option<ReachBack>,
 }
 
 impl<S> Layer<S> for FrontLayer {
@@ -80,6 +85,13 @@ where
             return own(Response::new(Full::from("OK")), Own::Healthy);
         }
         self.settings.strip(request.headers_mut());
+        match &self.settings.reach {
+            Some(reach) if dial::is_asked(&request) => {
+                let answering = reach.answer(&request);
+                return ResponseFuture::Asked { answering };
+            }
+            _ => {}
+        }
         ResponseFuture::Inner {
             future: self.inner.call(request),
         }
@@ -116,6 +128,8 @@ impl FrontLayer {
 pub(crate) enum Own {
     /// To a health probe.
     Healthy,
+    /// To "can you reach me?".
+    Reach,
     /// To what is no request.
     Refused(Refused),
 }
@@ -202,6 +216,7 @@ pin_project! {
     #[project = ResponseFutureProj]
     pub(crate) enum ResponseFuture<F> {
         Own { response: Option<Response<Full<Bytes>>> },
+        Asked { #[pin] answering: Answering },
         Inner { #[pin] future: F },
     }
 }
@@ -216,6 +231,11 @@ where
         Poll::Ready(match self.project() {
             ResponseFutureProj::Own { response } => {
                 let response = response.take().unwrap_or_default();
+                Ok(response.map(|body| FrontBody::Own { body }))
+            }
+            ResponseFutureProj::Asked { answering } => {
+                let mut response = ready!(answering.poll(cx));
+                response.extensions_mut().insert(Own::Reach);
                 Ok(response.map(|body| FrontBody::Own { body }))
             }
             ResponseFutureProj::Inner { future } => ready!(future.poll(cx))

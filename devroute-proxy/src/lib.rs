@@ -50,6 +50,7 @@ mod observe;
 mod outbound;
 pub mod print;
 mod process;
+mod reach;
 pub mod records;
 mod resolve;
 pub mod router;

@@ -164,7 +164,7 @@ impl Observer {
         let extensions = response.extensions();
         match extensions.get::<Own>() {
             None => {}
-            Some(Own::Healthy) => return None,
+            Some(Own::Healthy | Own::Reach) => return None,
             Some(Own::Refused(reason)) => {
                 self.refused(*reason);
                 return None;

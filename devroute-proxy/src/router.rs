@@ -9,6 +9,7 @@
 //! | no `x-devroute-matched`, or the contract has no entry for it | 400 |
 //! | a target that the policy refuses | 403, nothing is dialled |
 //! | a target that cannot be reached | 502 or 504, with the reason |
+//! | `POST /_reach?port=N` without `x-devroute-matched` | whether whoever asks can be dialled there |
 //! | anything else | the target's |
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use crate::config::RouterConfig;
 use crate::process::{Process, ServeError};
+use crate::reach::dial::ReachBack;
 use crate::records::Records;
 use crate::server::Drained;
 use crate::shutdown::Signal;
@@ -73,16 +75,18 @@ impl Router {
             strip = config.reroute.strip.as_str(),
             signed = config.reroute.signatures.is_some(),
             tls = config.process.tls.is_some(),
+            reach_back = config.reach_back,
             "router listens"
         );
         process.announce(&config.reroute);
         process.watch_keys(&config.reroute, &signal);
         let shared = process.shared(&config.reroute);
+        let reach = ReachBack::new(&config, &shared);
         process
             .serve(
                 "router".to_owned(),
                 signal,
-                move |worker| stack::router(&config, &shared, worker),
+                move |worker| stack::router(&config, reach.clone(), &shared, worker),
                 |_nothing| std::future::ready(Ok(Drained::default())),
             )
             .await

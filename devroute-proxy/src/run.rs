@@ -56,8 +56,12 @@ pub fn run(
         }
         Mode::DemoLaptop(args) => demo::laptop::run(args.listen, args.next),
         Mode::Contract(args) => {
-            contract::run(&args, &config::policy(&settings()?)?)?;
-            ExitCode::SUCCESS
+            let settings = settings()?;
+            if contract::run(&args, &config::policy(&settings)?, &settings)? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Mode::Explain(args) => {
             let settings = settings()?;

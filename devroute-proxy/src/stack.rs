@@ -34,6 +34,7 @@ use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig, 
 use crate::front::{Front, FrontLayer};
 use crate::metrics::{Message, Metrics, OutboundMetrics, WorkerMetrics};
 use crate::observe::{Abandoned, Observe, ObserveLayer, Observer};
+use crate::reach::dial::ReachBack;
 use crate::records::{Direction, Records};
 use crate::resolve::Place;
 
@@ -86,6 +87,7 @@ pub(crate) fn sidecar(
         health: false,
         strip: config.reroute.strip,
         verifier: verifier(&config.reroute),
+        reach: None,
     };
     move |client| {
         let service = service.clone().with_client(client);
@@ -98,6 +100,7 @@ type Sidecar = Observe<Front<DevRoute<Carried<Remember<Upstream>>, Carried<HttpT
 /// The stack of a router, for one worker.
 pub(crate) fn router(
     config: &RouterConfig,
+    reach: ReachBack,
     shared: &Shared,
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Router + use<> {
@@ -115,9 +118,14 @@ pub(crate) fn router(
         health: true,
         strip: config.reroute.strip,
         verifier: verifier(&config.reroute),
+        reach: None,
     };
     move |client| {
         let service = service.clone().with_client(client);
+        let front = FrontLayer {
+            reach: Some(reach.of(client)),
+            ..front.clone()
+        };
         observe.layer(front.layer(service))
     }
 }
@@ -174,6 +182,7 @@ pub(crate) fn outbound(
         health: false,
         strip: Strip::Nothing,
         verifier: None,
+        reach: None,
     };
     move |_client| observe.layer(front.layer(service.clone()))
 }
@@ -347,6 +356,7 @@ mod tests {
             health: true,
             strip: Strip::Unsigned,
             verifier: Some(Verifier::new(AuthorizedKeys::default())),
+            reach: None,
         };
         let observe = observe(&shared, metrics.worker(0), Abandoned::default());
         let service = observe.layer(front.layer(inner));

@@ -31,9 +31,9 @@ ip neighbour add {BLACK_HOLE} lladdr 02:00:00:00:00:99 dev hole nud permanent
 class Namespace:
     """Made without a name; a holder process keeps it."""
 
-    def __init__(self):
+    def __init__(self, setup=SETUP):
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-ec", f"{SETUP}\necho ready\nexec sleep 600"],
+            ["unshare", "--net", "sh", "-ec", f"{setup}\necho ready\nexec sleep 600"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -37,6 +37,7 @@ pub use self::settings::Settings;
 use self::settings::Source;
 pub use self::signature::{SignatureArgs, Strip, signatures};
 pub use self::tls::ListenerTls;
+pub(crate) use self::tls::trusting;
 pub(crate) use self::value::ip as parse_ip;
 pub(crate) use self::value::lifetime as parse_lifetime;
 use crate::authorized::AuthorizedFile;
@@ -79,6 +80,8 @@ pub struct RouterConfig {
     pub process: ProcessConfig,
     /// How it reroutes.
     pub reroute: RerouteConfig,
+    /// Whether it dials back whoever asks to know if it can.
+    pub reach_back: bool,
 }
 
 impl RouterConfig {
@@ -89,6 +92,7 @@ impl RouterConfig {
         Self {
             process: ProcessConfig::new(listen),
             reroute: RerouteConfig::default(),
+            reach_back: true,
         }
     }
 
@@ -106,6 +110,7 @@ impl RouterConfig {
         Ok(Self {
             process: ProcessConfig::parse(settings, listen)?,
             reroute: RerouteConfig::parse(settings)?,
+            reach_back: settings.one("reach-back", value::boolean)?.unwrap_or(true),
         })
     }
 }

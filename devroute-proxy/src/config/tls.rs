@@ -90,7 +90,7 @@ pub(super) fn upstream(
 ///
 /// A machine without any is no error: the images that hold one binary have none, and most that run
 /// there never meet TLS.
-fn trusting(settings: &Settings, setting: &str) -> Result<TlsConfig, ConfigError> {
+pub(crate) fn trusting(settings: &Settings, setting: &str) -> Result<TlsConfig, ConfigError> {
     let unusable = |error| ConfigError::new(format!("TLS: {error}"));
     let mut tls = TlsConfig::system_roots()
         .or_else(|_none| TlsConfig::empty())

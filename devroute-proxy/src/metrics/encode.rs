@@ -48,6 +48,13 @@ impl Collector for Snapshot {
             "Requests that could not be given to the baseline, by cause",
             &metrics.upstream_failures,
         )?;
+        let help = "Clients that asked to be dialled back, by what was found";
+        let name = "reach_backs";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (finding, count) in metrics.reach_backs.all() {
+            let labels = [("finding", finding)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
         counter(
             encoder,
             "baggage_members_not_written",

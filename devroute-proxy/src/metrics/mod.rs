@@ -170,6 +170,7 @@ pub struct Metrics {
     admin: Arc<ConnectionMetrics>,
     reroute_failures: Causes,
     upstream_failures: Causes,
+    reach_backs: Causes,
     members_not_written: AtomicU64,
     accept_errors: AtomicU64,
     outbound: OnceLock<OutboundMetrics>,
@@ -187,6 +188,7 @@ impl Metrics {
             admin: Arc::default(),
             reroute_failures: Causes::default(),
             upstream_failures: Causes::default(),
+            reach_backs: Causes::default(),
             members_not_written: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             outbound: OnceLock::new(),
@@ -215,6 +217,11 @@ impl Metrics {
     /// Counts a request that the baseline itself could not be given, by its cause.
     pub fn upstream_failure(&self, cause: &'static str) {
         self.upstream_failures.add(cause);
+    }
+
+    /// Counts a client that asked to be dialled back, by what was found or why it was refused.
+    pub(crate) fn reach_back(&self, finding: &'static str) {
+        self.reach_backs.add(finding);
     }
 
     /// Counts a contract that was forwarded in the field alone, because no baggage member of the

@@ -15,6 +15,7 @@ mod gone;
 mod lifecycle;
 mod limits;
 mod outbound;
+mod reach;
 mod restart;
 mod router;
 mod sidecar;
