@@ -1,4 +1,4 @@
-"""A browser through a sidecar: a page that opens a WebSocket and an EventSource."""
+"""A browser: a page that opens a WebSocket and an EventSource, through a sidecar and through Envoy."""
 
 import contextlib
 import json
@@ -14,8 +14,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
+from support import envoy as envoys
 from support import ways
-from support.process import PATIENCE, until
+from support.process import BINARY, PATIENCE, Devroute, until
 from support.servers import Nginx
 
 PAGE = """<!doctype html><title>devroute</title><script>
@@ -206,3 +207,55 @@ def test_a_page_that_is_rerouted_by_the_front(chromium, way_of, serve, started, 
     started.append(front)
     story(chromium, f"http://127.0.0.1:{front.port}/", report)
     assert set(way.proxies[0].decisions()) == {"rerouted"}
+
+
+@pytest.fixture(params=["sidecar", "envoy"])
+def entry(request, envoy, started):
+    """Something in front of a service that reads the cookie, and obeys it."""
+
+    def entry(baseline):
+        if request.param == "sidecar":
+            flags = [f"--service={ways.SERVICE}", f"--upstream=http://127.0.0.1:{baseline}"]
+            front = Devroute("sidecar", *flags, "--cookie", "--allow=loopback")
+            started.append(front)
+            return front
+        router = Devroute("router", "--allow=loopback")
+        started.append(router)
+        ports = {envoys.BASELINE_PORT: baseline, envoys.ROUTER_PORT: router.port}
+        setting = "filter_context: { service: foo }"
+        edits = {setting: setting.replace(" }", ", cookie: true }")}
+        return envoy(envoys.FILTER, ports, edits=edits)
+
+    return entry
+
+
+def test_rule_20_a_page_that_sets_the_cookie_is_rerouted_by_itself(chromium, serve, entry, queues):
+    """The baseline has the page and nothing else; its socket, events and requests are the laptop's."""
+    report, next_event = queues
+    cookies = queue.Queue()
+
+    def laptop(conn):
+        head = conn.head
+        conn.head = lambda: keep(head())
+        return site(report, next_event)(conn)
+
+    def keep(head):
+        if head:
+            cookies.put(head.get("cookie"))
+        return head
+
+    target = f"{ways.SERVICE}=127.0.0.1:{serve(laptop).port}"
+    made = subprocess.run(
+        [BINARY, "contract", target, "--json"], capture_output=True, timeout=PATIENCE, check=True
+    )
+    script = json.loads(made.stdout)["cookie"]
+    page = PAGE.replace("<script>", f"<script>document.cookie = 'theme=dark'; {script};")
+
+    def baseline(conn):
+        while head := conn.head():
+            is_page = head.target == "/"
+            answer(conn, "text/html; charset=utf-8", page if is_page else "the baseline")
+
+    story(chromium, f"http://127.0.0.1:{entry(serve(baseline).port).port}/", report)
+    seen = [cookies.get_nowait() for _ in range(cookies.qsize())]
+    assert len(seen) >= 5 and set(seen) == {"theme=dark"}, seen

@@ -1,7 +1,8 @@
 -- devroute for Envoy's Lua filter (envoy.filters.http.lua): which requests a developer's laptop answers.
 --
 -- For every request it
---   1. reads the contract, from `x-devroute` or from the member `devroute` of `baggage` (rule 9);
+--   1. reads the contract, from `x-devroute` or from the member `devroute` of `baggage` (rule 9), and at an
+--      entry that is told so from the cookie `devroute`, which it takes off;
 --   2. writes it into both, so that a service which propagates either of them carries it on (rule 10);
 --   3. sets `x-devroute-matched: SERVICE` if the contract names this service, or is malformed, and clears
 --      the route cache: a route that matches the field leads to the router (rules 7 and 19). A field that
@@ -10,14 +11,20 @@
 --
 -- It answers nothing itself: what is malformed is the router's to refuse, in words. It makes no call, looks
 -- at no body, and waits for nothing, so it sets no limit to a stream or a breakpoint. It judges no target and
--- counts no loops; the router does. Without a contract a request costs three lookups.
+-- counts no loops, and verifies no signature; the router does. Without a contract a request costs four lookups.
 --
--- The settings are the first that is there of
---   - the filter context of the route or virtual host (LuaPerRoute):   service: foo   and   strip: true
---   - the route's metadata under the filter's name:                    service: foo
---   - the environment: DEVROUTE_SERVICE, else ISTIO_META_WORKLOAD_NAME, which Istio sets
--- An empty `service` reroutes nothing and still carries the contract. `strip: true` takes both carriers and
--- the mark off, at the entry (rule 20) and on routes that leave the cluster (rule 11).
+-- A setting is the first that is there of
+--   - the filter context of the route or virtual host (LuaPerRoute):   filter_context: { service: foo }
+--   - the route's metadata under the filter's name
+--   - for `service` the environment: DEVROUTE_SERVICE, else ISTIO_META_WORKLOAD_NAME, which Istio sets
+--
+--   service: foo                     an empty one reroutes nothing and still carries the contract
+--   strip: true                      takes all carriers and the mark off: at an entry (rule 20), and on routes
+--                                    that leave the cluster (rule 11)
+--   strip: unsigned                  but for contracts with a `$sig`, which a router with --authorized-keys verifies
+--   trust: "10.0.0.0/8,fd00::/8"     strips nothing of connections from these networks
+--   trust_forwarded: true            means the address that Envoy takes for the client's, by X-Forwarded-For too
+--   cookie: true                     reads the cookie
 --
 --   x-devroute: {"foo":"192.168.1.12:8001"}        at foo, what the filter makes of this is
 --
@@ -30,6 +37,7 @@
 local CONTRACT = "x-devroute"
 local MATCHED = "x-devroute-matched"
 local BAGGAGE = "baggage"
+local COOKIE = "cookie"
 local MEMBER = "devroute"
 local ROUTED = "x-devroute-routed"
 local PROXY_STATUS = "proxy-status"
@@ -498,24 +506,138 @@ local function write_baggage(headers, lines, members, contract)
   end
 end
 
+-- The entry (rule 20) --------------------------------------------------------------------------------
+
+-- Whether there can be a cookie of ours.
+local function may_have_cookie(lines)
+  for _, line in ipairs(lines) do
+    if find(line, MEMBER, 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Takes our cookie off all lines, where others keep their bytes, and returns its values.
+local function take_cookie(headers, lines)
+  local values, kept = {}, {}
+  for _, line in ipairs(lines) do
+    local others, before = {}, #values
+    for cookie in gmatch(line .. ";", "([^;]*);") do
+      local value = match(cookie, "^%s*" .. MEMBER .. "%s*=(.*)$")
+      if value then
+        values[#values + 1] = trim(value)
+      else
+        others[#others + 1] = cookie
+      end
+    end
+    local rest = #values > before and trim(concat(others, ";")) or line
+    if #values == before or rest ~= "" then
+      kept[#kept + 1] = rest
+    end
+  end
+  if #values > 0 then
+    headers:remove(COOKIE)
+    for _, line in ipairs(kept) do
+      headers:add(COOKIE, line)
+    end
+  end
+  return values
+end
+
+-- The eight groups of an address; one of IPv4 is in ::ffff:0:0/96.
+local function groups_of(address)
+  local function as_groups(a, b, c, d)
+    return format("%x:%x", a * 256 + b, c * 256 + d)
+  end
+  if is_ipv4(address) then
+    address = "::ffff:" .. address
+  elseif not is_ipv6(address) then
+    return nil
+  end
+  address = gsub(address, "(%d+)%.(%d+)%.(%d+)%.(%d+)$", as_groups)
+  local head, tail = match(address, "^(.-)::(.*)$")
+  local groups, behind = {}, {}
+  for group in gmatch(head or address, "%x+") do
+    groups[#groups + 1] = tonumber(group, 16)
+  end
+  for group in gmatch(tail or "", "%x+") do
+    behind[#behind + 1] = tonumber(group, 16)
+  end
+  for index = #groups + 1, 8 do
+    groups[index] = behind[index - 8 + #behind] or 0
+  end
+  return groups
+end
+
+-- Whether the address is in the network; nil if that is none: bits behind its prefix are zero.
+local function is_within(groups, network)
+  local base, length = match(network, "^%s*([^/%s]+)/(%d+)%s*$")
+  base = base or trim(network)
+  local wanted, hidden = groups_of(base), find(base, ":", 1, true) and 0 or 96
+  length = hidden + (tonumber(length) or 128 - hidden)
+  if not wanted or length > 128 then
+    return nil
+  end
+  -- A network of IPv6 contains no address of IPv4.
+  local is_equal_so_far = length >= 96 or not find(concat(groups, " "), "^0 0 0 0 0 65535")
+  for index = 1, 8 do
+    local unit = 2 ^ (16 - math.max(0, math.min(16, length - 16 * (index - 1))))
+    if wanted[index] % unit ~= 0 then
+      return nil
+    end
+    is_equal_so_far = is_equal_so_far and floor(groups[index] / unit) == wanted[index] / unit
+  end
+  return is_equal_so_far
+end
+
+-- Whether what comes from this client is not stripped. What cannot be told is no.
+local function is_trusted(handle, trust, is_forwarded)
+  local info = handle:streamInfo()
+  local address = is_forwarded and info:downstreamRemoteAddress() or info:downstreamDirectRemoteAddress()
+  local groups = groups_of(match(address, "^%[(.*)%]:%d+$") or match(address, "^(.*):%d+$") or "")
+  for network in gmatch(groups and trust or "", "[^,]+") do
+    local is_here = is_within(groups, network)
+    if is_here == nil then
+      handle:logErr("devroute: trust: " .. network .. " is not a network such as 10.0.0.0/8")
+    elseif is_here then
+      return true
+    end
+  end
+  return false
+end
+
 -- Requests and answers (rules 6, 7, 9, 12 and 14) ----------------------------------------------------
 
+-- What reads a setting.
 local function settings_of(handle)
   -- Older Envoys have no filter context.
   local context = handle.filterContext and handle:filterContext()
   local metadata = handle:metadata()
-  local function setting(name)
+  return function(name)
     local value = context and context:get(name)
     if value == nil then
       value = metadata:get(name)
     end
     return value
   end
+end
+
+local function service_of(setting)
   local service = setting("service")
   if service == nil then
     service = os.getenv("DEVROUTE_SERVICE") or os.getenv("ISTIO_META_WORKLOAD_NAME") or ""
   end
-  return service ~= "" and service or nil, setting("strip") == true
+  return service ~= "" and service or nil
+end
+
+-- What is stripped of this request: nothing (false), what is not signed ("unsigned"), or everything.
+local function strip_of(handle, setting)
+  local strip, trust = setting("strip"), setting("trust")
+  if not strip or (type(trust) == "string" and is_trusted(handle, trust, setting("trust_forwarded") == true)) then
+    return false
+  end
+  return strip
 end
 
 local function is_in(lines, value)
@@ -539,20 +661,38 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local fields, matched = lines_of(headers, CONTRACT), lines_of(headers, MATCHED)
-  local baggage = lines_of(headers, BAGGAGE)
-  if #fields == 0 and #matched == 0 and #baggage == 0 then
+  local baggage, cookies = lines_of(headers, BAGGAGE), lines_of(headers, COOKIE)
+  local has_cookie = may_have_cookie(cookies)
+  if #fields == 0 and #matched == 0 and #baggage == 0 and not has_cookie then
     return
   end
   local members = members_of(baggage)
   local contract, is_malformed = read(fields, members)
+  if not contract and not is_malformed and #matched == 0 and not has_cookie then
+    return
+  end
+  local setting = settings_of(handle)
+  local strip, reads_cookie = strip_of(handle, setting), setting("cookie") == true
+  if has_cookie and (strip or reads_cookie) then
+    local values = take_cookie(headers, cookies)
+    if reads_cookie and not contract and not is_malformed and #values > 0 then
+      contract = #values == 1 and decode(values[1]) or nil
+      is_malformed = contract == nil
+      -- As it is, for the router to say what is wrong with it.
+      fields = is_malformed and values or fields
+      for _, value in ipairs(fields) do
+        headers:add(CONTRACT, value)
+      end
+    end
+  end
   if not contract and not is_malformed and #matched == 0 then
     return
   end
-  local service, strip = settings_of(handle)
+
   -- Routes can match what is set and removed from here on.
   handle:clearRouteCache()
   headers:remove(MATCHED)
-  if strip then
+  if strip and not (strip == "unsigned" and contract and contract.members["$sig"]) then
     headers:remove(CONTRACT)
     remove_member(headers, baggage)
     return
@@ -564,6 +704,7 @@ function envoy_on_request(handle)
     end
     write_baggage(headers, baggage, members, contract)
   end
+  local service = service_of(setting)
   local is_named = service and contract and contract.members[service] ~= nil
   if is_named and is_in(matched, service) then
     handle:streamInfo():dynamicMetadata():set(ROUTED, "baseline", service)

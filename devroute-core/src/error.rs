@@ -65,6 +65,10 @@ pub enum ContractErrorKind {
     InvalidBaggage,
     /// Several `devroute` members of `baggage` that hold different contracts.
     UnequalBaggage,
+    /// A cookie `devroute` that does not decode to an object.
+    InvalidCookie,
+    /// More than one cookie `devroute`.
+    RepeatedCookie,
 }
 
 impl ContractErrorKind {
@@ -86,6 +90,8 @@ impl ContractErrorKind {
             Self::RepeatedField => "repeated_field",
             Self::InvalidBaggage => "invalid_baggage",
             Self::UnequalBaggage => "unequal_baggage",
+            Self::InvalidCookie => "invalid_cookie",
+            Self::RepeatedCookie => "repeated_cookie",
         }
     }
 
@@ -109,6 +115,10 @@ impl ContractErrorKind {
             Self::RepeatedField => "expected the field x-devroute once",
             Self::InvalidBaggage => "expected a percent-encoded JSON object in the baggage member",
             Self::UnequalBaggage => "expected equal contracts in all baggage members `devroute`",
+            Self::InvalidCookie => {
+                "expected a percent-encoded JSON object in the cookie `devroute`"
+            }
+            Self::RepeatedCookie => "expected the cookie `devroute` once",
         })
     }
 }

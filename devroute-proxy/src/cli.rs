@@ -19,7 +19,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{LimitArgs, OutboundArgs, SignatureArgs, TimerArgs};
+use crate::config::{EntryArgs, LimitArgs, OutboundArgs, SignatureArgs, TimerArgs};
 
 /// Answers one request's call to a service from another address, because the request says so.
 #[derive(Debug, Parser)]
@@ -101,6 +101,8 @@ pub struct RouterArgs {
     pub tls: TlsArgs,
     #[command(flatten)]
     pub reroute: RerouteArgs,
+    #[command(flatten)]
+    pub entry: EntryArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
@@ -200,6 +202,8 @@ pub struct SidecarArgs {
     #[command(flatten)]
     pub reroute: RerouteArgs,
     #[command(flatten)]
+    pub entry: EntryArgs,
+    #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
     pub signatures: SignatureArgs,
@@ -257,6 +261,9 @@ pub struct ContractArgs {
         value_delimiter = ','
     )]
     pub router_ca: Vec<String>,
+    /// Also print the line for a browser's console that sets the cookie, for entries with --cookie
+    #[arg(long)]
+    pub cookie: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -275,7 +282,8 @@ pub struct ExplainArgs {
     /// The contract, or `-` to read it from standard input
     #[arg(value_name = "VALUE|-", required_unless_present_any = ["header", "baggage"])]
     pub value: Option<String>,
-    /// A whole header line, as curl's -H takes it: `x-devroute: …` or `baggage: …` (repeatable)
+    /// A whole header line, as curl's -H takes it: `x-devroute: …`, `baggage: …` or `cookie: …`
+    /// (repeatable)
     #[arg(long, value_name = "LINE", conflicts_with = "value")]
     pub header: Vec<String>,
     /// The value of a baggage header (repeatable)
@@ -337,17 +345,6 @@ pub struct RerouteArgs {
         value_name = "x-forwarded|forwarded|both|none"
     )]
     pub forwarded: Option<String>,
-    /// Remove contracts from everything that comes in (at the edge of the organisation), or all but
-    /// those that are signed with one of --authorized-keys [default: false]
-    #[arg(
-        long,
-        env = "DEVROUTE_STRIP",
-        value_name = "true|unsigned|false",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
-    pub strip: Option<String>,
 }
 
 /// What is encrypted, and who is believed.
@@ -526,7 +523,7 @@ mod tests {
             let Mode::Router(router) = cli.mode else {
                 panic!("router was asked for")
             };
-            assert_eq!(router.reroute.strip.as_deref(), Some(expected));
+            assert_eq!(router.entry.strip.as_deref(), Some(expected));
         }
     }
 }

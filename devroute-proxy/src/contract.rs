@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::SystemTime;
 
-use devroute_tower::core::carrier::{self, Written, baggage};
+use devroute_tower::core::carrier::{self, Written, baggage, cookie};
 use devroute_tower::core::{Contract, ServiceName, Target, TargetPolicy};
 use http::HeaderMap;
 use serde_json::json;
@@ -55,6 +56,7 @@ pub fn run(
         print::json(&json!({
             "header": { "name": carrier::CONTRACT.as_str(), "value": made.contract.to_string() },
             "curl": curl(&made.contract),
+            "cookie": script(&made),
             "baggage": { "value": made.member, "bytes": made.member.len(), "fits": made.fits },
             "signed_by": made.signature.as_ref().map(|signature| signature.key.name()),
             "key": made.signature.as_ref().map(|signature| signature.key.fingerprint()),
@@ -69,7 +71,7 @@ pub fn run(
         }));
         return Ok(is_reachable);
     }
-    print::line(human(&made));
+    print::line(human(&made, args.cookie));
     if let Some(answers) = &answers {
         print::line(answers.human());
     }
@@ -201,7 +203,22 @@ fn curl(contract: &Contract) -> String {
     format!("curl -H '{}: {contract}'", carrier::CONTRACT.as_str())
 }
 
-fn human(made: &Made) -> String {
+/// What a page or a browser's console says to set the cookie. It ends with the contract, or with the
+/// browser; and it goes with no request that another site's page makes.
+fn script(made: &Made) -> String {
+    let (name, value) = (cookie::NAME, cookie::encode(&made.contract));
+    let mut text = format!("document.cookie = '{name}={value}; path=/; SameSite=Strict");
+    if let Some(Signed { expires, .. }) = &made.signature {
+        let left = expires
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        let _ = write!(text, "; max-age={}", left.as_secs());
+    }
+    text.push('\'');
+    text
+}
+
+fn human(made: &Made, with_cookie: bool) -> String {
     let Made {
         contract,
         member,
@@ -213,6 +230,9 @@ fn human(made: &Made) -> String {
     let mut text = format!("{}: {contract}\n\n", carrier::CONTRACT.as_str());
     let _ = writeln!(text, "curl     {} URL", curl(contract));
     let _ = writeln!(text, "baggage  {member}");
+    if with_cookie {
+        let _ = writeln!(text, "cookie   {}", script(made));
+    }
     let _ = write!(
         text,
         "size     {} bytes, as baggage {}",
@@ -290,13 +310,23 @@ mod tests {
         let expected = r#"{"foo":"192.168.1.12:8001","bar":"10.0.0.7:9000","$id":"run-7"}"#;
         assert_eq!(made.contract, expected.parse().unwrap());
         assert_eq!(made.alternatives.len(), 1);
-        let text = human(&made);
+        let text = human(&made, false);
+        assert!(!text.contains("cookie"), "{text}");
         assert!(text.starts_with("x-devroute: {"), "{text}");
         assert!(text.contains("\nbaggage  devroute=%7B%22"), "{text}");
         assert!(
             text.contains("192.168.1.12 (eth0); --address picks another: 172.17.0.1"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_cookie_is_set_by_a_line_for_the_browser() {
+        let made = made(&["foo=8001"]).unwrap();
+        let text = human(&made, true);
+        let line = "\ncookie   document.cookie = 'devroute=%7B%22foo%22%3A%22192.168.1.12%3A8001%22%7D; \
+                    path=/; SameSite=Strict'\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

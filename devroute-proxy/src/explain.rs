@@ -1,15 +1,16 @@
 //! `devroute explain`: says what a contract means, entry by entry, without sending anything.
 //!
-//! It takes the value as it stands in the header, a whole header line, or the baggage member, and
+//! It takes the value as it stands in the header, a whole header line, the baggage member or the cookie, and
 //! judges every target by the policy of the flags, environment and file, and the signature by the keys
 //! that these name. Where the contract is malformed it points at the byte.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
 
-use devroute_tower::core::carrier::{self, baggage};
+use devroute_tower::core::carrier::{self, baggage, cookie};
 use devroute_tower::core::signature::Verifier;
 use devroute_tower::core::{Contract, ContractError, Target, TargetPolicy};
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
@@ -95,12 +96,14 @@ impl Subject {
 
     /// A value as people have it at hand: the JSON, the encoded member, or the whole line.
     fn of_value(value: &[u8]) -> Result<Self, String> {
-        let is_line = [carrier::CONTRACT, carrier::BAGGAGE].iter().any(|name| {
-            let (before, rest) = value
-                .split_at_checked(name.as_str().len())
-                .unwrap_or_default();
-            before.eq_ignore_ascii_case(name.as_str().as_bytes()) && rest.starts_with(b":")
-        });
+        let is_line = [carrier::CONTRACT, carrier::BAGGAGE, COOKIE]
+            .iter()
+            .any(|name| {
+                let (before, rest) = value
+                    .split_at_checked(name.as_str().len())
+                    .unwrap_or_default();
+                before.eq_ignore_ascii_case(name.as_str().as_bytes()) && rest.starts_with(b":")
+            });
         if is_line {
             return Self::of_fields([field(value)?]);
         }
@@ -131,10 +134,12 @@ impl Subject {
         let text = headers
             .get(carrier::CONTRACT)
             .map(|value| value.as_bytes().to_vec());
-        Ok(Self {
-            contract: carrier::read(&headers),
-            text,
-        })
+        // Who shows a cookie asks what an entry that reads it makes of it.
+        let contract = match carrier::read(&headers) {
+            Ok(None) => cookie::read(&headers),
+            read => read,
+        };
+        Ok(Self { contract, text })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a request meets first: the router's health probe, the requests that are none, `strip`, and
+//! What a request meets first: the router's health probe, the requests that are none, the [`Entry`], and
 //! "can you reach me?".
 //!
 //! - `/_healthz` on the router's own port, as the reference implementation has it. Only for probes: a
@@ -7,26 +7,24 @@
 //!   (RFC 9112, section 3.2), and so is a target that is neither a path, a URI, nor `*`. hyper takes
 //!   them; two servers that read such a request differently are how requests are smuggled.
 //!   Each of them is counted by its reason.
-//! - Contracts that come from outside are removed where that is configured (rule 20), all of them or
-//!   those that are not well signed.
+//! - Contracts that come from outside are removed where that is configured (rule 20).
 //! - `/_reach` on the router's own port dials back whoever asks (`reach/dial.rs`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
 
 use bytes::Bytes;
+use devroute_tower::ClientInfo;
 use devroute_tower::core::carrier;
-use devroute_tower::core::signature::Verifier;
 use http::header::{HOST, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::config::Strip;
+use crate::entry::Entry;
 use crate::metrics::Refused;
 use crate::reach::dial::{self, Answering, ReachBack};
 use crate::server::Words;
@@ -37,9 +35,7 @@ pub(crate) struct FrontLayer {
     /// Whether health probes are answered.
     pub(crate) health: bool,
     /// Which contracts are removed.
-    pub(crate) strip: Strip,
-    /// What says which are well signed.
-    pub(crate) verifier: Option<Verifier>,
+    pub(crate) entry: Entry,
     /// What dials back, for this client.
     pub(crate) reach: Option<ReachBack>,
 }
@@ -84,7 +80,7 @@ where
         if self.settings.health && is_probe(&request) {
             return own(Response::new(Full::from("OK")), Own::Healthy);
         }
-        self.settings.strip(request.headers_mut());
+        self.settings.entry.clean(request.headers_mut());
         match &self.settings.reach {
             Some(reach) if dial::is_asked(&request) => {
                 let answering = reach.answer(&request);
@@ -99,27 +95,12 @@ where
 }
 
 impl FrontLayer {
-    /// Removes what is not to come in.
-    fn strip(&self, headers: &mut HeaderMap) {
-        match self.strip {
-            Strip::Nothing => return,
-            Strip::Unsigned => {
-                if !carrier::may_concern(headers) {
-                    return;
-                }
-                if let (Some(verifier), Ok(Some(contract))) =
-                    (&self.verifier, carrier::read(headers))
-                {
-                    if verifier.verify(&contract, SystemTime::now()).is_ok() {
-                        // A member beside the field is replaced by the layer inside (rule 10).
-                        return;
-                    }
-                }
-            }
-            Strip::Everything => {}
+    /// The same for the connection of one client.
+    pub(crate) fn facing(&self, client: ClientInfo) -> Self {
+        Self {
+            entry: self.entry.facing(client),
+            ..self.clone()
         }
-        carrier::remove(headers);
-        headers.remove(carrier::MATCHED);
     }
 }
 

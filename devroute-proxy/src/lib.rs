@@ -41,6 +41,7 @@ pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod demo;
+mod entry;
 pub mod explain;
 mod files;
 mod front;

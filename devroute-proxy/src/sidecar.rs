@@ -96,7 +96,8 @@ impl Sidecar {
             outbound = process.outbound_address.map(tracing::field::display),
             workers = config.process.workers,
             max_connections = process.max_connections,
-            strip = config.reroute.strip.as_str(),
+            strip = config.reroute.entry.strip.as_str(),
+            cookie = config.reroute.entry.cookie,
             signed = config.reroute.signatures.is_some(),
             tls = config.process.tls.is_some(),
             "sidecar listens"

@@ -30,7 +30,8 @@ use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::carried::Carried;
-use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig, Strip};
+use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig};
+use crate::entry::Entry;
 use crate::front::{Front, FrontLayer};
 use crate::metrics::{Message, Metrics, OutboundMetrics, WorkerMetrics};
 use crate::observe::{Abandoned, Observe, ObserveLayer, Observer};
@@ -85,13 +86,12 @@ pub(crate) fn sidecar(
     let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
         health: false,
-        strip: config.reroute.strip,
-        verifier: verifier(&config.reroute),
+        entry: entry(&config.reroute),
         reach: None,
     };
     move |client| {
         let service = service.clone().with_client(client);
-        observe.layer(front.layer(service))
+        observe.layer(front.facing(client).layer(service))
     }
 }
 
@@ -116,15 +116,14 @@ pub(crate) fn router(
     let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
         health: true,
-        strip: config.reroute.strip,
-        verifier: verifier(&config.reroute),
+        entry: entry(&config.reroute),
         reach: None,
     };
     move |client| {
         let service = service.clone().with_client(client);
         let front = FrontLayer {
             reach: Some(reach.of(client)),
-            ..front.clone()
+            ..front.facing(client)
         };
         observe.layer(front.layer(service))
     }
@@ -180,8 +179,7 @@ pub(crate) fn outbound(
     }));
     let front = FrontLayer {
         health: false,
-        strip: Strip::Nothing,
-        verifier: None,
+        entry: Entry::default(),
         reach: None,
     };
     move |_client| observe.layer(front.layer(service.clone()))
@@ -228,11 +226,17 @@ fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> Dev
     let layer = layer
         .policy(shared.policy.clone())
         .reveal_addresses(config.reveal_addresses)
-        .forwarded_fields(config.forwarded);
+        .forwarded_fields(config.forwarded)
+        .cookie(config.entry.cookie);
     match verifier(config) {
         Some(verifier) => layer.verifier(verifier),
         None => layer,
     }
+}
+
+/// What takes contracts off that are not to come in.
+fn entry(config: &RerouteConfig) -> Entry {
+    Entry::new(config.entry.clone(), verifier(config))
 }
 
 /// What refuses contracts that are not well signed, where they have to be; all workers share it.
@@ -321,6 +325,7 @@ mod tests {
     use devroute_tower::core::signature::AuthorizedKeys;
 
     use super::*;
+    use crate::config::{EntryConfig, Strip};
 
     #[derive(Clone)]
     struct Baseline;
@@ -352,10 +357,11 @@ mod tests {
         };
         let remembered = RememberLayer::new(Correlations::new()).layer(Baseline);
         let inner = Carried::baseline(remembered, Arc::clone(&metrics));
+        let mut config = EntryConfig::default();
+        config.strip = Strip::Unsigned;
         let front = FrontLayer {
             health: true,
-            strip: Strip::Unsigned,
-            verifier: Some(Verifier::new(AuthorizedKeys::default())),
+            entry: Entry::new(config, Some(Verifier::new(AuthorizedKeys::default()))),
             reach: None,
         };
         let observe = observe(&shared, metrics.worker(0), Abandoned::default());
@@ -363,6 +369,7 @@ mod tests {
         let request = Request::get("/")
             .header("host", "foo")
             .header("baggage", "other=1")
+            .header("cookie", "session=1; devrouter=2")
             .header(
                 "traceparent",
                 "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",

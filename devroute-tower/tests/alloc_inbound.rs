@@ -112,6 +112,17 @@ fn rule_09_a_foreign_baggage_costs_nothing() {
 }
 
 #[test]
+fn rule_20_other_cookies_cost_nothing_where_ours_is_looked_for() {
+    let fields = [("cookie", received("session=1; devrouter=2; theme=dark"))];
+    for mode in ALL {
+        let service = DevRouteLayer::new("foo").mode(mode).cookie(true);
+        let service = service.layer(Bare);
+        measure(service.clone(), &fields);
+        assert_eq!(measure(service, &fields).0, bare(&fields), "{mode:?}");
+    }
+}
+
+#[test]
 fn off_a_contract_costs_nothing() {
     for target in ["10.0.0.1:80", "1.1.1.1:80", "malformed"] {
         let fields = [("x-devroute", received(&format!(r#"{{"foo":"{target}"}}"#)))];

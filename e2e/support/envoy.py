@@ -45,22 +45,24 @@ class Envoy(Process):
     """Envoy with one of the shipped files.
 
     `upstreams` maps the file's ports to those of the test, and `edits` its texts; what Envoy listens on itself is a
-    free port. The service, `foo` in the file, gets the name that the other suites use.
+    free port. The service, `foo` in the file, gets the name that the other suites use. Further arguments are those of
+    the process.
     """
 
-    def __init__(self, name, upstreams, *, service=ways.SERVICE, edits=None, env=None):
+    def __init__(self, name, upstreams, *, service=ways.SERVICE, edits=None, **process):
         text = edited((FILES / name).read_text(encoding="utf-8"), edits or {})
         text = re.sub(r"\bfoo\b", service, text)
         for port in {*OWN_PORTS, *upstreams}:
             text = text.replace(f"port_value: {port} ", f"port_value: {upstreams.get(port, 0)} ")
         self.folder = tempfile.TemporaryDirectory(prefix="devroute-e2e-envoy-")
         folder = pathlib.Path(self.folder.name)
-        (folder / name).write_text(text, encoding="utf-8")
+        file = folder / pathlib.Path(name).name
+        file.write_text(text, encoding="utf-8")
         address = folder / "admin"
-        command = [binary(), "-c", str(folder / name), "--admin-address-path", str(address)]
+        command = [binary(), "-c", str(file), "--admin-address-path", str(address)]
         command += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
         # The files name the filter from the root of the repository.
-        super().__init__(command, env=env, cwd=ROOT)
+        super().__init__(command, cwd=ROOT, **process)
         try:
             self.admin = until(lambda: self._has_written(address), "Envoy's admin address")
             until(lambda: self._is_live(), "Envoy")

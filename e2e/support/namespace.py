@@ -29,7 +29,7 @@ ip neighbour add {BLACK_HOLE} lladdr 02:00:00:00:00:99 dev hole nud permanent
 
 
 class Namespace:
-    """Made without a name; a holder process keeps it."""
+    """Made without a name; a holder process keeps it. `setup` is what a shell does in it first."""
 
     def __init__(self, setup=SETUP):
         self.holder = subprocess.Popen(
@@ -48,9 +48,15 @@ class Namespace:
 
         What it opens or starts there stays there; the rest of the test does not notice.
         """
-        result = []
+        result, errors = [], []
 
         def inside():
+            try:
+                enter()
+            except BaseException as error:
+                errors.append(error)
+
+        def enter():
             libc = ctypes.CDLL(None, use_errno=True)
             with open(f"/proc/{self.holder.pid}/ns/net", "rb") as it:
                 if libc.setns(it.fileno(), CLONE_NEWNET):
@@ -60,6 +66,8 @@ class Namespace:
         thread = threading.Thread(target=inside)
         thread.start()
         thread.join(PATIENCE)
+        if errors:
+            raise errors[0]
         assert result, "nothing came out of the namespace"
         return result[0]
 

@@ -131,9 +131,9 @@ class Process:
 class Devroute(Process):
     """`devroute sidecar` or `devroute router`, which says where it listens in its first line."""
 
-    def __init__(self, mode, *flags, env=None):
-        command = [BINARY, mode, "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", *flags]
-        super().__init__(command, env=env)
+    def __init__(self, mode, *flags, env=None, listen="127.0.0.1:0", prefix=(), **streams):
+        command = [*prefix, BINARY, mode, f"--listen={listen}", "--admin=127.0.0.1:0", *flags]
+        super().__init__(command, env=env, **streams)
         started = json.loads(self.lines.first())
         assert "listens" in started["message"], started
         self.mode = mode
@@ -184,7 +184,7 @@ class Devroute(Process):
 class Embedded(Process):
     """The example of a service on plain hyper that embeds the layer, named `checkout`."""
 
-    def __init__(self):
-        super().__init__([EXAMPLE, "0"], read="stdout")
+    def __init__(self, *arguments):
+        super().__init__([EXAMPLE, "0", *arguments], read="stdout")
         self.mode = "embedded"
         self.port = int(self.lines.first().rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""Other people's servers as peers: hypercorn and nginx."""
+"""Other people's servers as peers: hypercorn, nginx and HAProxy."""
 
 import contextlib
 import os
@@ -73,6 +73,65 @@ class Nginx(Process):
     @property
     def www(self):
         return pathlib.Path(self.folder.name) / "www"
+
+    def stop(self):
+        super().stop()
+        self.folder.cleanup()
+
+
+class Haproxy(Process):
+    """HAProxy in the foreground, which spreads what comes over servers, each of whose names is its key in `servers`.
+
+    It looks at each server's `/_healthz`, and sends to another one what could not be connected. It logs a line for each
+    request: the field `x-id`, the server, how the session ended (`SH`: the server was gone before it answered), the status
+    and the number of tries.
+    """
+
+    def __init__(self, haproxy, servers, *, http2=False):
+        self.port = free_port()
+        self.folder = tempfile.TemporaryDirectory(prefix="devroute-e2e-haproxy-")
+        protocol = "proto h2" if http2 else ""
+        lines = "\n".join(
+            f"server {name} 127.0.0.1:{port} {protocol} check inter 100ms fall 1 rise 1"
+            for name, port in servers.items()
+        )
+        file = pathlib.Path(self.folder.name) / "haproxy.cfg"
+        file.write_text(
+            f"""
+global
+    log stdout format raw local0 info
+defaults
+    mode http
+    log global
+    timeout connect 2s
+    timeout client 1h
+    timeout server 1h
+    retries 3
+    option redispatch 1
+    option httpchk GET /_healthz
+frontend entry
+    bind 127.0.0.1:{self.port} {protocol}
+    http-request capture req.hdr(x-id) len 32
+    log-format "request %[capture.req.hdr(0)] %s %ts %ST %rc"
+    default_backend routers
+backend routers
+    balance roundrobin
+{lines}
+""",
+            encoding="utf-8",
+        )
+        super().__init__([haproxy, "-db", "-f", str(file)], read="stdout")
+        try:
+            until(lambda: accepts(self.port) or self.child.poll() is not None, "HAProxy")
+            assert self.child.poll() is None, self.lines.all()
+        except BaseException:
+            self.stop()
+            raise
+
+    def logged(self):
+        """What became of each request, by its `x-id`: server, end, status, tries."""
+        lines = [line.split() for line in self.lines.so_far() if line.startswith("request ")]
+        return {line[1]: line[2:] for line in lines}
 
     def stop(self):
         super().stop()

@@ -52,9 +52,12 @@ function Handle:headers() return self.fields end
 function Handle:clearRouteCache() self.cleared = true end
 function Handle:filterContext() return settings(self.context) end
 function Handle:metadata() return settings(self.route) end
+function Handle:logErr(message) self.logged[#self.logged + 1] = message end
 
 function Handle:streamInfo()
   local info = {}
+  function info.downstreamDirectRemoteAddress() return self.connection end
+  function info.downstreamRemoteAddress() return self.client end
   function info.dynamicMetadata()
     local metadata = {}
     function metadata.get(_, filter) return self.dynamic[filter] end
@@ -76,6 +79,7 @@ function request.new(lines, context, route)
     fields:add(line[1], line[2])
   end
   local handle = { fields = fields, context = context, route = route, dynamic = {}, cleared = false }
+  handle.connection, handle.client, handle.logged = "192.0.2.1:5", "10.0.0.1:0", {}
   return setmetatable(handle, Handle)
 end
 

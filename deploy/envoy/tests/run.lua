@@ -219,4 +219,107 @@ for _, vector in ipairs(vectors_of("hop.json", 50).vectors) do
   check(not ("," .. left):find(",%s*devroute%s*[=;,]"), vector.name, "stripped of the member", left)
 end
 
+-- Rules 9 and 20: the cookie, where it is read.
+for _, vector in ipairs(vectors_of("cookie.json", 30).vectors) do
+  local name, is_malformed = vector.name, vector.malformed ~= nil
+  local handle = request.new(vector.fields, { service = NOBODY, cookie = true })
+  envoy_on_request(handle)
+  local left, cookies = request.new(vector.left).fields, table.concat(handle.fields:all("cookie"), "; ")
+  check(cookies == table.concat(left:all("cookie"), "; "), name, cookies)
+  check((handle.fields:get("x-devroute-matched") == NOBODY) == is_malformed, name)
+  if vector.contract and vector.contract ~= json.null then
+    check(members_of(handle.fields:get("x-devroute")) == members_of(vector.contract), name)
+    local service = vector.contract:match('^{"(%a+)"')
+    local named = request.new(vector.fields, { service = service, cookie = true })
+    envoy_on_request(named)
+    check(named.fields:get("x-devroute-matched") == service, name, service)
+    check(named.cleared, name, "the route cache")
+  elseif is_malformed then
+    -- What the router gets is malformed as well.
+    local again = hop(handle.fields.lines, NOBODY)
+    check(again.fields:get("x-devroute-matched") == NOBODY, name, "for the router")
+  end
+  -- Where it is not read, it is nobody's business.
+  local off = hop(vector.fields, NOBODY)
+  is_same(off.fields, vector.fields, { "cookie" }, name)
+  local stripped = request.new(vector.fields, { strip = true })
+  envoy_on_request(stripped)
+  check(table.concat(stripped.fields:all("cookie"), "; ") == cookies, name, "stripped of the cookie")
+  check(not stripped.fields:get("x-devroute"), name, "stripped of the field")
+end
+
+-- Rule 20: what is signed stays; a signature's name in a value, or a cookie that is not read, is none.
+local function unsigned(lines, settings)
+  settings.strip, settings.service = "unsigned", "foo"
+  local handle = request.new(lines, settings)
+  envoy_on_request(handle)
+  return handle.fields
+end
+
+local SIGNED = '{"foo":"10.0.0.1:80","$exp":"1","$key":"k","$sig":"s"}'
+local COOKIE = { "cookie", "a=1; devroute=" .. SIGNED:gsub("[^%w]", function(it) return ("%%%02X"):format(it:byte()) end) }
+check(unsigned({ { "x-devroute", SIGNED } }, {}):get("x-devroute-matched") == "foo", "signed")
+check(unsigned({ COOKIE }, { cookie = true }):get("x-devroute") == SIGNED, "signed in the cookie")
+for _, lines in ipairs({
+  { { "x-devroute", '{"foo":"10.0.0.1:80"}' } },
+  { { "x-devroute", '{"foo":"10.0.0.1:80","$note":"\\"$sig\\":\\"s\\""}' } },
+  { { "x-devroute", SIGNED .. "x" } },
+  { { "x-devroute", SIGNED }, { "x-devroute", SIGNED } },
+  { { "baggage", "devroute=%7B%22foo%22%3A%2210.0.0.1%3A80%22%7D" }, { "x-devroute-matched", "foo" } },
+  { COOKIE },
+}) do
+  local fields = unsigned(lines, {})
+  check(not fields:get("x-devroute") and not fields:get("x-devroute-matched"), lines[1][2])
+  check(not fields:get("baggage"), lines[1][2])
+  check((fields:get("cookie") or "a=1") == "a=1", lines[1][2])
+end
+local beside = unsigned({ { "x-devroute", SIGNED }, { "baggage", "devroute=%7B%7D" }, COOKIE }, {})
+check(beside:get("x-devroute") == SIGNED and beside:get("cookie") == "a=1", "beside one that is signed")
+
+-- Rule 20: nothing is stripped of what comes from a listed network.
+local function is_trusted(connection, trust, settings)
+  settings = settings or {}
+  settings.strip, settings.trust = true, trust
+  local handle = request.new(FOO, settings)
+  handle.connection = connection
+  envoy_on_request(handle)
+  return handle.fields:get("x-devroute") ~= nil, #handle.logged
+end
+
+for _, case in ipairs({
+  { "10.1.2.3:9", "10.0.0.0/8", true },
+  { "11.1.2.3:9", "10.0.0.0/8", false },
+  { "10.1.2.3:9", "192.168.0.0/16, 10.1.2.0/23 ,fd00::/8", true },
+  { "10.1.4.3:9", "10.1.2.0/23", false },
+  { "10.1.2.3:9", "10.1.2.3", true },
+  { "10.1.2.4:9", "10.1.2.3", false },
+  { "10.1.2.4:9", "0.0.0.0/0", true },
+  { "[fd00::7]:9", "fd00::/8", true },
+  { "[fe00::7]:9", "fd00::/8", false },
+  { "[fd00:0:0:1::7]:9", "fd00::/64", false },
+  { "[fd00::1:0:0:0:7]:9", "fd00::/60", true },
+  { "[::1]:9", "::1", true },
+  { "[::ffff:10.1.2.3]:9", "10.0.0.0/8", true },
+  { "[::ffff:a01:203]:9", "10.0.0.0/8", true },
+  { "10.1.2.3:9", "::/0", false },
+  { "[fd00::7]:9", "::/0", true },
+  { "10.1.2.3:9", "::ffff:0:0/96", true },
+  { "@/run/envoy.sock", "0.0.0.0/0", false },
+  { "10.1.2.3:9", "", false },
+}) do
+  local trusted, logged = is_trusted(case[1], case[2])
+  check(trusted == case[3] and logged == 0, case[1], case[2], logged)
+end
+-- What is no network trusts nobody, and says so; the others of the list hold.
+for _, wrong in ipairs({ "10.0.0.0/33", "10.0.0.5/8", "fd00::/129", "10.0.0/8", "10.0.0.0/", "office", "10.0.0.0/-1" }) do
+  local trusted, logged = is_trusted("10.0.0.5:9", wrong)
+  check(not trusted and logged == 1, wrong, logged)
+  check(is_trusted("10.0.0.5:9", wrong .. ",10.0.0.0/8"), wrong)
+end
+check(not is_trusted("10.1.2.3:9", 10), "no text")
+-- Whom a request is forwarded for counts only where that is said.
+check(not is_trusted("192.0.2.1:5", "10.0.0.0/8"), "the connection counts")
+check(is_trusted("192.0.2.1:5", "10.0.0.0/8", { trust_forwarded = true }), "the client counts")
+check(not is_trusted("10.0.0.1:5", "192.0.2.0/24", { trust_forwarded = true }), "the client counts")
+
 print(checks .. " checks passed")

@@ -1,4 +1,5 @@
-//! Where a contract rides: the field `x-devroute`, and a member of `baggage` (rules 9 and 10).
+//! Where a contract rides: the field `x-devroute`, and a member of `baggage` (rules 9 and 10); at an entry that is
+//! told so, a [`cookie`] too.
 //!
 //! The field is the contract's own text. The member holds the same, percent-encoded, so that a service which
 //! knows nothing of devroute but propagates W3C Baggage carries the contract on. Where both are present the field
@@ -27,6 +28,7 @@
 //! ```
 
 pub mod baggage;
+pub mod cookie;
 pub mod header;
 
 use http::{HeaderMap, HeaderName};

@@ -145,6 +145,13 @@ impl DecisionError {
     }
 }
 
+impl From<ContractError> for DecisionError {
+    /// The contract is malformed, whoever it is for.
+    fn from(error: ContractError) -> Self {
+        Self::malformed(error)
+    }
+}
+
 impl fmt::Display for DecisionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.inner;

@@ -47,7 +47,9 @@ impl NetworkRule {
                 .is_none_or(|ports| ports.contains(&port))
     }
 
-    pub(super) fn names_port(&self) -> bool {
+    /// Whether it is about some ports only.
+    #[must_use]
+    pub fn names_port(&self) -> bool {
         self.ports.is_some()
     }
 

@@ -4,6 +4,7 @@
 
 mod allocation;
 mod carriers;
+mod cookie;
 mod decision;
 mod form;
 mod hops;

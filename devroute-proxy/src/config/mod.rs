@@ -13,6 +13,7 @@
 //! Refused on purpose: unknown keys in the file, a list where one value belongs, `fallback` at a
 //! router. Not checked: what a higher source has replaced.
 
+mod entry;
 mod file;
 mod outbound;
 mod serving;
@@ -31,11 +32,12 @@ use devroute_tower::transport::{Connects, TlsConfig, TlsName};
 use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::entry::{EntryArgs, EntryConfig, Strip};
 pub use self::outbound::{CorrelationConfig, OutboundArgs, OutboundConfig};
 pub use self::serving::{LimitArgs, TimerArgs};
 pub use self::settings::Settings;
 use self::settings::Source;
-pub use self::signature::{SignatureArgs, Strip, signatures};
+pub use self::signature::{SignatureArgs, signatures};
 pub use self::tls::ListenerTls;
 pub(crate) use self::tls::trusting;
 pub(crate) use self::value::ip as parse_ip;
@@ -377,8 +379,8 @@ pub struct RerouteConfig {
     pub reveal_addresses: bool,
     /// What tells a target who asked.
     pub forwarded: ForwardedFields,
-    /// Which contracts that come in are removed.
-    pub strip: Strip,
+    /// Which contracts may come in.
+    pub entry: EntryConfig,
     /// Whose contracts are obeyed, where they have to be signed.
     pub signatures: Option<AuthorizedFile>,
     /// Whom to believe to be a target; without it `https://` targets are refused.
@@ -393,7 +395,7 @@ impl Default for RerouteConfig {
             connects: Connects::new(),
             reveal_addresses: true,
             forwarded: ForwardedFields::default(),
-            strip: Strip::default(),
+            entry: EntryConfig::default(),
             signatures: None,
             tls: None,
         }
@@ -416,7 +418,7 @@ impl RerouteConfig {
             forwarded: settings
                 .one("forwarded", value::forwarded)?
                 .unwrap_or(default.forwarded),
-            strip: signature::strip(settings, signatures.is_some())?,
+            entry: EntryConfig::parse(settings, signatures.is_some())?,
             signatures,
             tls: Some(tls::targets(settings)?),
         })

@@ -64,6 +64,14 @@ fn a_wrong_flag_names_the_flag() {
             "--reveal-addresses: \"maybe\" is neither `true` nor `false`",
         ),
         ("--strip=maybe", "--strip: \"maybe\" is neither"),
+        ("--cookie=maybe", "--cookie: \"maybe\" is neither"),
+        ("--strip --trust 10.0.0.5/8", "--trust: invalid network"),
+        ("--strip --trust office", "--trust: invalid network"),
+        (
+            "--strip --trust 10.0.0.0/8:80",
+            "--trust: a client's port says nothing",
+        ),
+        ("--trust 10.0.0.0/8", "--trust: is for what --strip removes"),
         (
             "--log-format xml",
             "--log-format: \"xml\" is none of `human`, `json` and `auto`",

@@ -2,6 +2,7 @@
 
 use devroute_proxy::config::Strip;
 use devroute_tower::core::TargetPolicy;
+use devroute_tower::core::carrier::cookie;
 use devroute_tower::{ForwardedFields, OnFailure};
 use http::StatusCode;
 
@@ -214,7 +215,7 @@ async fn rule_19_via_a_router_the_router_dials_and_judges() {
 async fn rule_20_strip_removes_contracts_that_come_from_outside() {
     let baseline = Server::says("baseline").await;
     let sidecar = sidecar(baseline.address, |config| {
-        config.reroute.strip = Strip::Everything
+        config.reroute.entry.strip = Strip::Everything
     })
     .await;
     let contract = format!(r#"{{"foo":"{}"}}"#, closed().await);
@@ -228,6 +229,56 @@ async fn rule_20_strip_removes_contracts_that_come_from_outside() {
     assert!(!seen.headers.contains_key("x-devroute"));
     assert!(!seen.headers.contains_key("x-devroute-matched"));
     assert_eq!(seen.headers["baggage"], "other=1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_20_a_listed_network_may_send_contracts_whatever_is_forwarded_for() {
+    let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
+    let contract = format!(r#"{{"foo":"{}"}}"#, laptop.address);
+    for (trusted, who) in [("127.0.0.0/8", "laptop"), ("10.0.0.0/8", "baseline")] {
+        let sidecar = sidecar(baseline.address, |config| {
+            config.reroute.entry.strip = Strip::Everything;
+            config.reroute.entry.trust = [trusted.parse().unwrap()].into();
+        })
+        .await;
+        // The connection is from loopback, whatever a field says.
+        for field in ["x-forwarded-for", "forwarded", "x-real-ip"] {
+            let request = sidecar.get("/").contract(&contract);
+            let answer = request.header(field, "10.0.0.7").send().await;
+            assert_eq!(answer.text, who, "{trusted} {field}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_20_a_cookie_is_a_carrier_where_that_is_switched_on() {
+    let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
+    let contract = format!(r#"{{"foo":"{}"}}"#, laptop.address);
+    let value = cookie::encode(&contract.parse().unwrap());
+    let sent = format!("session=1; devroute={value}");
+    for (is_on, strip, who, left) in [
+        (true, Strip::Nothing, "laptop", "session=1"),
+        (true, Strip::Everything, "baseline", "session=1"),
+        (false, Strip::Nothing, "baseline", &*sent),
+        // Whoever is behind might read it.
+        (false, Strip::Everything, "baseline", "session=1"),
+    ] {
+        let sidecar = sidecar(baseline.address, |config| {
+            config.reroute.entry.cookie = is_on;
+            config.reroute.entry.strip = strip;
+        })
+        .await;
+        let answer = sidecar.get("/").header("cookie", &sent).send().await;
+        assert_eq!(answer.text, who, "{is_on} {strip:?}");
+        let server = if who == "laptop" { &laptop } else { &baseline };
+        let seen = server.seen();
+        let seen = &seen.last().unwrap().headers;
+        assert_eq!(seen["cookie"], left, "{is_on} {strip:?}");
+        if who == "laptop" {
+            assert_eq!(seen["x-devroute"], contract);
+            assert_eq!(seen["baggage"], format!("devroute={value}"));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,7 +160,7 @@ async fn rule_20_what_is_signed_may_come_from_outside() {
     let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
     let sidecar = sidecar(baseline.address, |config| {
         config.reroute.signatures = Some(keys);
-        config.reroute.strip = Strip::Unsigned;
+        config.reroute.entry.strip = Strip::Unsigned;
     })
     .await;
     let unsigned = contract("foo", laptop.address);
@@ -201,6 +201,43 @@ async fn rule_20_what_is_signed_may_come_from_outside() {
         "{stripped:?}"
     );
     assert_eq!(carried.headers["baggage"], *member(&other));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_20_a_cookie_from_outside_is_signed_or_goes() {
+    let desk = Desk::new("cookie");
+    let keys = AuthorizedFile::load(&desk.write("keys", ALICE_PUB)).unwrap();
+    let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
+    let unsigned = contract("foo", laptop.address);
+    let cookie = |text: &str| format!("devroute={}", baggage::encode(&text.parse().unwrap()));
+    let (signed, unsigned) = (signed(&unsigned), cookie(&unsigned));
+    for (reads_cookie, who) in [(true, "laptop"), (false, "baseline")] {
+        let sidecar = sidecar(baseline.address, |config| {
+            config.reroute.signatures = Some(keys.clone());
+            config.reroute.entry.strip = Strip::Unsigned;
+            config.reroute.entry.cookie = reads_cookie;
+        })
+        .await;
+        for (sent, who) in [
+            (&*cookie(&signed), who),
+            (&*unsigned, "baseline"),
+            ("devroute=malformed", "baseline"),
+        ] {
+            let answer = sidecar.get("/").header("cookie", sent).send().await;
+            assert_eq!(answer.text, who, "{reads_cookie} {sent}");
+        }
+        // Beside a field that counts, it is not what was verified.
+        let other = self::signed(&contract("bar", laptop.address));
+        let asked = sidecar.get("/").contract(&other);
+        assert_eq!(
+            asked.header("cookie", &unsigned).send().await.text,
+            "baseline"
+        );
+    }
+    assert_eq!(baseline.seen().len(), 7);
+    for seen in baseline.seen() {
+        assert!(!seen.headers.contains_key("cookie"), "{seen:?}");
+    }
 }
 
 #[test]

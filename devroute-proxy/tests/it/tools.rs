@@ -63,11 +63,16 @@ fn what_contract_makes_explain_takes_in_every_form() {
     let member = made["baggage"]["value"].as_str().unwrap();
     let field = format!("x-devroute: {header}");
     let baggage = format!("other=1,{member}");
+    let script = made["cookie"].as_str().unwrap();
+    let (_, cookie) = script.split_once('\'').unwrap();
+    let cookie = format!("cookie: a=1; {}", cookie.split(';').next().unwrap());
     for arguments in [
         vec!["explain", header],
         vec!["explain", member],
         vec!["explain", &field],
         vec!["explain", "--header", &field],
+        vec!["explain", "--header", &cookie],
+        vec!["explain", &cookie],
         vec!["explain", "--baggage", &baggage],
     ] {
         let output = Devroute::with(&arguments).run();

@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub(super) selector: Selector,
     pub(super) mode: Mode,
     pub(super) write_carriers: bool,
+    pub(super) reads_cookie: bool,
     pub(super) forwarded_to_baseline: bool,
     pub(super) reroute: Settings,
     pub(super) log: Arc<OncePerMinute>,
@@ -96,6 +97,7 @@ impl DevRouteLayer {
             service,
             mode: Mode::On,
             write_carriers: false,
+            reads_cookie: false,
             forwarded_to_baseline: false,
             reroute,
             log: Arc::default(),
@@ -195,6 +197,22 @@ impl<T> DevRouteLayer<T> {
     #[must_use]
     pub fn write_carriers(mut self, write: bool) -> Self {
         self.settings().write_carriers = write;
+        self
+    }
+
+    /// Whether the cookie `devroute` is a carrier too; `false` by default (rules 9 and 20).
+    ///
+    /// For the entry that browsers come to, since their `WebSocket` and `EventSource` can set no field. The
+    /// cookie counts where neither the field nor the baggage member is there; it goes no further, and the
+    /// contract in it goes on as the field. Read what `SECURITY.md` says about cookies first.
+    ///
+    /// ```
+    /// let layer = devroute_tower::DevRouteLayer::new("shop").cookie(true);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn cookie(mut self, read: bool) -> Self {
+        self.settings().reads_cookie = read;
         self
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use devroute_core::{
-    BaselineReason, Contract, Decision, DecisionError, Reroute, ServiceName, carrier,
+    BaselineReason, Contract, ContractError, Decision, DecisionError, Reroute, ServiceName, carrier,
 };
 use http::{Request, Response};
 use http_body::Body as HttpBody;
@@ -86,6 +86,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if self.shared.reads_cookie && carrier::cookie::is_present(request.headers()) {
+            return self.decide_with_cookie(request);
+        }
         // A router answers also what does not concern it.
         if carrier::may_concern(request.headers()) || self.shared.service.is_none() {
             return self.decide(request);
@@ -96,6 +99,30 @@ where
 }
 
 impl<S, T> DevRoute<S, T> {
+    /// What the cookie says is a contract like any other, once it stands in the field.
+    #[inline(never)]
+    fn decide_with_cookie<ReqBody>(
+        &mut self,
+        mut request: Request<ReqBody>,
+    ) -> ResponseFuture<S::Future, S::ResBody, S::Error>
+    where
+        S: Inner<ReqBody>,
+        T: Transport,
+        ReqBody: Payload,
+    {
+        if self.shared.mode == Mode::Off {
+            return self.decide(request);
+        }
+        match carrier::cookie::to_field(request.headers_mut()) {
+            Err(error) if self.shared.mode == Mode::On => self.refuse(&request, &error.into()),
+            Err(error) => {
+                self.shared.log_malformed(&error);
+                self.decide(request)
+            }
+            Ok(()) => self.decide(request),
+        }
+    }
+
     /// Never inlined: then the request would be copied once more on its way to the inner service,
     /// also where there is no contract.
     #[inline(never)]
@@ -179,9 +206,7 @@ impl<S, T> DevRoute<S, T> {
                 ResponseFuture::plain(self.inner.call(request))
             }
             Err(error) => {
-                if self.shared.log.is_due() {
-                    tracing::warn!(%error, "a malformed contract came in and is not carried on");
-                }
+                self.shared.log_malformed(&error);
                 self.shared.tell_baseline(&mut request, self.client);
                 ResponseFuture::plain(self.inner.call(request))
             }
@@ -266,6 +291,13 @@ impl<S, T> DevRoute<S, T> {
 }
 
 impl Shared {
+    /// A layer that only carries contracts refuses none.
+    fn log_malformed(&self, error: &ContractError) {
+        if self.log.is_due() {
+            tracing::warn!(%error, "a malformed contract came in and is not carried on");
+        }
+    }
+
     /// Tells the inner service who asked, where it is to be told.
     #[inline]
     fn tell_baseline<B>(&self, request: &mut Request<B>, client: Option<ClientInfo>) {

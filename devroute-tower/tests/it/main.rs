@@ -28,6 +28,7 @@ mod rule_13_fallback;
 mod rule_15_signatures;
 mod rule_16_forwarding;
 mod rule_17_protocols;
+mod rule_20_cookie;
 mod scope;
 mod servers;
 mod span;
