@@ -311,6 +311,48 @@ def test_rule_18_a_breakpoint_would_not_outlive_a_limit_of_the_route(mesh, break
     assert ask(mesh(file, edits=TOTAL).port, lines)[0].status == 504
 
 
+# What an answer says that no router has given.
+
+
+@FILES
+def test_rule_14_a_baseline_that_answers_in_place_of_a_target_says_so(file_mesh, file):
+    lines = contract(**{SERVICE: "127.0.0.1:9"}) + f"x-devroute-matched: {SERVICE}\r\n"
+    head, body = ask(file_mesh(file).port, lines)
+    assert body.startswith(b"baseline")
+    assert head.get("x-devroute-routed") == f"{SERVICE}=baseline; reason=already_rerouted"
+    # Of somebody else's contract nothing is said.
+    lines = contract(other="127.0.0.1:9") + f"x-devroute-matched: {SERVICE}\r\n"
+    assert "x-devroute-routed" not in ask(file_mesh(file).port, lines)[0].names()
+
+
+@FILES
+def test_rule_14_a_router_that_is_down_is_no_secret(envoy, nobody, file):
+    proxy = envoy(file, {envoys.BASELINE_PORT: nobody, envoys.ROUTER_PORT: nobody})
+    head, _ = ask(proxy.port, contract(**{SERVICE: "127.0.0.1:9"}))
+    assert head.status == 503
+    assert head.get("x-devroute-routed") == f"{SERVICE}=none; reason=router_unreachable"
+    assert head.get("x-envoy-ratelimited") == "true"
+    # A baseline that is down is none of ours.
+    for lines in ("", contract(other="127.0.0.1:9"), f"x-devroute-matched: {SERVICE}\r\n"):
+        head, _ = ask(proxy.port, lines)
+        assert head.status == 503
+        assert not head.names() & {"x-devroute-routed", "x-envoy-ratelimited"}, lines
+
+
+@FILES
+def test_rule_14_a_cluster_of_routers_that_envoy_does_not_have_is_no_secret(envoy, serve, file):
+    """A scoped `Sidecar` of Istio leaves it out: 503, with an empty body."""
+    edits = {
+        "route_config:\n": "route_config:\n            validate_clusters: false\n",
+        "route: { cluster: devroute-router,": "route: { cluster: devroute-routers,",
+    }
+    proxy = envoy(file, {envoys.BASELINE_PORT: serve(answering("baseline")).port}, edits=edits)
+    head, body = ask(proxy.port, contract(**{SERVICE: "127.0.0.1:9"}))
+    assert (head.status, body) == (503, b"")
+    assert head.get("x-devroute-routed") == f"{SERVICE}=none; reason=router_unreachable"
+    assert head.get("x-envoy-ratelimited") == "true"
+
+
 # What only the filter does.
 
 
@@ -357,21 +399,6 @@ def test_rule_09_the_member_alone_reroutes(file_mesh, laptop):
 def test_rule_12_a_malformed_member_gets_the_routers_400(file_mesh, member):
     head, body = ask(file_mesh(envoys.FILTER).port, f"baggage: {member}\r\n")
     assert (head.status, json.loads(body)["cause"]) == (400, "malformed")
-
-
-def test_rule_14_a_baseline_that_answers_in_place_of_a_target_says_so(file_mesh):
-    lines = contract(**{SERVICE: "127.0.0.1:9"}) + f"x-devroute-matched: {SERVICE}\r\n"
-    head, body = ask(file_mesh(envoys.FILTER).port, lines)
-    assert body.startswith(b"baseline")
-    assert head.get("x-devroute-routed") == f"{SERVICE}=baseline; reason=already_rerouted"
-
-
-def test_rule_14_a_router_that_is_down_is_no_secret(envoy, nobody):
-    proxy = envoy(envoys.FILTER, {envoys.BASELINE_PORT: 9, envoys.ROUTER_PORT: nobody})
-    head, _ = ask(proxy.port, contract(**{SERVICE: "127.0.0.1:9"}))
-    assert head.status == 503
-    assert head.get("x-devroute-routed") == f"{SERVICE}=none; reason=router_unreachable"
-    assert head.get("x-envoy-ratelimited") == "true"
 
 
 NO_CONTEXT = {"filter_context: { service: foo }": "filter_context: {}"}

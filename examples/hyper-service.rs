@@ -6,6 +6,9 @@
 //! $ curl -d 'one tea' http://127.0.0.1:3000/cart
 //! $ curl -d 'one tea' -H 'x-devroute: {"checkout":"127.0.0.1:3010"}' http://127.0.0.1:3000/cart
 //! ```
+//!
+//! Where a mesh captures what the service sends, a second argument names the router that is asked instead:
+//! `cargo run --example hyper-service -- 3000 10.96.7.1:8181`.
 
 #![allow(clippy::print_stdout, reason = "says where it listens")]
 
@@ -29,7 +32,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let addr = listener.local_addr()?;
 
     // Always on, unlike `from_env`. Loopback is allowed because the laptop is this machine here.
-    let layer = DevRouteLayer::new("checkout").policy(TargetPolicy::default().allow_loopback(true));
+    let mut layer =
+        DevRouteLayer::new("checkout").policy(TargetPolicy::default().allow_loopback(true));
+    if let Some(router) = env::args().nth(2) {
+        layer = layer.via(router.parse()?);
+    }
     let service = ServiceBuilder::new()
         .layer(layer)
         .service_fn(move |request| answer(addr, request));

@@ -158,24 +158,33 @@ fn rerouted_answer<B>(
     mut outcome: Outcome,
     settings: &Settings,
 ) -> Response<ResponseBody<B>> {
-    let marked_by_router =
-        settings.via.is_some() && response.headers().contains_key(carrier::ROUTED);
-    if marked_by_router {
-        let refused = response.headers().get(carrier::ROUTED).is_some_and(|mark| {
-            mark.as_bytes()
-                .windows(b"=none;".len())
-                .any(|window| window == b"=none;")
-        });
-        if refused {
-            outcome.kind = OutcomeKind::Failed;
-            outcome.cause = Some("router");
+    match response.headers().get(carrier::ROUTED) {
+        Some(mark) if settings.via.is_some() => {
+            if contains(mark, b"=none;") {
+                outcome.kind = OutcomeKind::Failed;
+                outcome.cause = Some("router");
+            }
         }
-    } else if let Some(mark) = outcome.mark(settings.reveal_addresses) {
-        response.headers_mut().insert(carrier::ROUTED, mark);
+        _ => {
+            if settings.via.is_some() && outcome.kind == OutcomeKind::Rerouted {
+                // A router says what happened. Whoever answered here is none, or one that had no room for the
+                // request: a mesh may take it to where its `Host` leads, and no target has seen it then.
+                outcome.kind = OutcomeKind::Failed;
+                outcome.cause = Some("router_unreachable");
+            }
+            if let Some(mark) = outcome.mark(settings.reveal_addresses) {
+                response.headers_mut().insert(carrier::ROUTED, mark);
+            }
+        }
     }
     no_retry::mark_if_failed(&mut response);
     response.extensions_mut().insert(outcome);
     response
+}
+
+fn contains(value: &HeaderValue, text: &[u8]) -> bool {
+    let mut windows = value.as_bytes().windows(text.len());
+    windows.any(|window| window == text)
 }
 
 /// The answer to a request whose contract cannot be obeyed.

@@ -243,6 +243,19 @@ async fn rule_19_via_hands_the_request_to_a_router_which_judges() {
 }
 
 #[tokio::test]
+async fn rule_19_what_is_no_router_is_not_said_to_be_the_target() {
+    let laptop = serve(echo("laptop")).await;
+    let somebody = serve(echo("somebody")).await;
+    let addr = serve(echo("baseline").layer(DevRouteLayer::new("foo").via(somebody))).await;
+    let answer = get(addr, &contract("foo", laptop)).await;
+    assert!(answer.body.starts_with("somebody"), "{answer:?}");
+    assert_eq!(
+        answer.field("x-devroute-routed"),
+        "foo=none; reason=router_unreachable"
+    );
+}
+
+#[tokio::test]
 #[should_panic(expected = "service name")]
 async fn a_name_that_is_none_panics_when_the_layer_is_made() {
     let _ = DevRouteLayer::new("not a name");
