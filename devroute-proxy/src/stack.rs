@@ -357,8 +357,11 @@ mod tests {
         };
         let remembered = RememberLayer::new(Correlations::new()).layer(Baseline);
         let inner = Carried::baseline(remembered, Arc::clone(&metrics));
-        let mut config = EntryConfig::default();
-        config.strip = Strip::Unsigned;
+        let config = EntryConfig {
+            strip: Strip::Unsigned,
+            cookie: true,
+            ..EntryConfig::default()
+        };
         let front = FrontLayer {
             health: true,
             entry: Entry::new(config, Some(Verifier::new(AuthorizedKeys::default()))),
