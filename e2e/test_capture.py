@@ -29,7 +29,7 @@ class Pod:
 
     def __init__(self, started, folder, rules, *flags):
         self.started = started
-        self.space = self._keep(namespace.Namespace(ADDRESSES + rules))
+        self.space = self._keep(namespace.Namespace(namespace.SETUP + ADDRESSES + rules))
         self.bar = self.serve(BAR, answering("bar"))
         self.laptop = self.serve(LAPTOP, answering("the laptop"))
         self.host = "bar:8080"

@@ -60,7 +60,7 @@ class Mesh:
     def __init__(self, started, folder, *, router_is_captured=False, registry_only=False):
         self.started, self.folder = started, str(folder)
         exempt = "" if router_is_captured else NOT_THE_ROUTER
-        self.space = self._keep(namespace.Namespace(SETUP + exempt + CAPTURE))
+        self.space = self._keep(namespace.Namespace(namespace.SETUP + SETUP + exempt + CAPTURE))
         edits = {"FOLDER": self.folder}
         if registry_only:
             edits["cluster: PassthroughCluster"] = "cluster: BlackHoleCluster"
