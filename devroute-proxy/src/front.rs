@@ -4,9 +4,10 @@
 //! - `/_healthz` on the router's own port, as the reference implementation has it. Only for probes: a
 //!   rerouted request, which names its service, belongs to that service's target whatever its path.
 //! - An HTTP/1.1 request without `Host`, with two, or with one that is no host is answered with 400
-//!   (RFC 9112, section 3.2), and so is a target that is neither a path, a URI, nor `*`. hyper takes
-//!   them; two servers that read such a request differently are how requests are smuggled.
-//!   Each of them is counted by its reason.
+//!   (RFC 9112, section 3.2), and so is a target that is neither a path, a URI, nor the `*` of OPTIONS; and
+//!   one of HTTP/2 with a `Host` that is not its `:authority` (RFC 9113, section 8.3.1). hyper takes them;
+//!   two servers that read such a request differently are how requests are smuggled. Each of them is
+//!   counted by its reason, and is the last one on a connection of HTTP/1.
 //! - Contracts that come from outside are removed where that is configured (rule 20).
 //! - `/_reach` on the router's own port dials back whoever asks (`reach/dial.rs`).
 
@@ -16,7 +17,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
 use devroute_tower::core::carrier;
-use http::header::{HOST, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -72,10 +74,13 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         if let Err(reason) = check(&request) {
-            return own(
-                words(reason).response(request.method(), request.headers()),
-                Own::Refused(reason),
-            );
+            let mut refusal = words(reason).response(request.method(), request.headers());
+            if request.version() < Version::HTTP_2 {
+                // What follows may have been meant to be a part of it.
+                let close = HeaderValue::from_static("close");
+                refusal.headers_mut().insert(CONNECTION, close);
+            }
+            return own(refusal, Own::Refused(reason));
         }
         if self.settings.health && is_probe(&request) {
             return own(Response::new(Full::from("OK")), Own::Healthy);
@@ -126,24 +131,47 @@ fn is_probe<B>(request: &Request<B>) -> bool {
     request.uri().path() == "/_healthz" && !request.headers().contains_key(carrier::MATCHED)
 }
 
-/// Refuses what RFC 9112 does not let be a request.
+/// Refuses what RFC 9112 does not let be a request, nor RFC 9113.
 fn check<B>(request: &Request<B>) -> Result<(), Refused> {
-    let uri = request.uri();
-    // HTTP/2 has its own rules for both, which the server holds.
-    if request.version() >= Version::HTTP_2 {
-        return Ok(());
+    let (uri, version) = (request.uri(), request.version());
+    let is_http2 = version >= Version::HTTP_2;
+    let has_scheme = uri.scheme().is_some();
+    let fits = match *request.method() {
+        // The authority and nothing else, and with a port.
+        Method::CONNECT => is_http2 || (!has_scheme && uri.port().is_some()),
+        Method::OPTIONS => has_scheme || uri.authority().is_none(),
+        _ => (has_scheme || uri.authority().is_none()) && uri.path() != "*",
+    };
+    if !fits {
+        return Err(Refused::MalformedTarget);
     }
-    let is_authority = uri.scheme().is_none() && uri.authority().is_some();
-    if is_authority && request.method() != Method::CONNECT {
+    // A path that has no slash would get one.
+    let path = uri.path_and_query().map(PathAndQuery::as_str);
+    if is_http2 && path.is_some_and(|it| !it.starts_with('/') && it != "*") {
+        return Err(Refused::MalformedTarget);
+    }
+    // Without a user before it (RFC 9110, section 4.2.4).
+    if uri
+        .authority()
+        .is_some_and(|it| !is_host(it.as_str().as_bytes()))
+    {
         return Err(Refused::MalformedTarget);
     }
     let mut hosts = request.headers().get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err(Refused::SeveralHosts),
-        (Some(host), None) if !is_host(host) => Err(Refused::MalformedHost),
-        (None, _) if request.version() == Version::HTTP_11 => Err(Refused::NoHost),
+    match (hosts.next(), hosts.next(), uri.authority()) {
+        (Some(_), Some(_), _) => Err(Refused::SeveralHosts),
+        (Some(host), None, _) if !is_host(host.as_bytes()) => Err(Refused::MalformedHost),
+        (Some(host), None, Some(authority)) if is_http2 && !is_same(host, authority) => {
+            Err(Refused::SeveralHosts)
+        }
+        (None, ..) if version == Version::HTTP_11 => Err(Refused::NoHost),
         _ => Ok(()),
     }
+}
+
+fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
+    host.as_bytes()
+        .eq_ignore_ascii_case(authority.as_str().as_bytes())
 }
 
 /// What is said about a refusal (rule 12).
@@ -154,7 +182,7 @@ fn words(reason: Refused) -> Words {
             "Name the service in one, as HTTP/1.1 asks for (RFC 9112, section 3.2).",
         ),
         Refused::SeveralHosts => (
-            "The request has more than one Host field.",
+            "The request has more than one Host, or one that is not its authority.",
             "Send one: with two, nobody knows which service is meant.",
         ),
         Refused::MalformedHost => (
@@ -162,7 +190,7 @@ fn words(reason: Refused) -> Words {
             "Send a name or an address, with or without a port, and nothing else.",
         ),
         _ => (
-            "The request target is neither a path, a URI, nor an asterisk.",
+            "The request target is neither a path, a URI, nor the asterisk of OPTIONS.",
             "Begin it with a slash, or with http:// where this is used as a proxy.",
         ),
     };
@@ -179,16 +207,31 @@ fn words(reason: Refused) -> Words {
 /// Whether it can be a host with or without a port; an empty one can (RFC 9110, section 7.2).
 ///
 /// By its characters only: what is behind knows which hosts there are.
-fn is_host(host: &HeaderValue) -> bool {
-    host.as_bytes().iter().all(|byte| {
-        matches!(
-            byte,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'[' | b']' | b':'
-                // unreserved, pct-encoded and sub-delims of RFC 3986, section 3.2.2
-                | b'-' | b'.' | b'_' | b'~' | b'%'
-                | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
-        )
-    })
+fn is_host(host: &[u8]) -> bool {
+    let (host, port) = match host.iter().position(|byte| *byte == b']') {
+        Some(end) => host.split_at(end + 1),
+        None => host.split_at(
+            host.iter()
+                .position(|byte| *byte == b':')
+                .unwrap_or(host.len()),
+        ),
+    };
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    is_port && host.iter().all(|byte| is_of_host(*byte))
+}
+
+fn is_of_host(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'[' | b']' | b':'
+            // unreserved, pct-encoded and sub-delims of RFC 3986, section 3.2.2
+            | b'-' | b'.' | b'_' | b'~' | b'%'
+            | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
+    )
 }
 
 pin_project! {
@@ -291,6 +334,9 @@ mod tests {
             (&["a/b"], Refused::MalformedHost),
             (&["a@b"], Refused::MalformedHost),
             (&["a,b"], Refused::MalformedHost),
+            (&["a:b"], Refused::MalformedHost),
+            (&["a:1:2"], Refused::MalformedHost),
+            (&["[::1]x"], Refused::MalformedHost),
         ] {
             let checked = check(&request("/", hosts, Version::HTTP_11));
             assert_eq!(checked, Err(reason), "{hosts:?}");
@@ -303,25 +349,45 @@ mod tests {
             check(&request("http://foo/", &[], Version::HTTP_2)).is_ok(),
             "which has :authority"
         );
+        for (hosts, checked) in [
+            (&["FOO"][..], Ok(())),
+            (&["bar"], Err(Refused::SeveralHosts)),
+            (&["foo", "foo"], Err(Refused::SeveralHosts)),
+        ] {
+            let request = request("http://foo/", hosts, Version::HTTP_2);
+            assert_eq!(check(&request), checked, "{hosts:?}");
+        }
     }
 
     #[test]
     fn a_target_is_a_path_a_uri_or_an_asterisk() {
-        for target in ["/", "*", "http://bar/x"] {
-            assert!(
-                check(&request(target, &["foo"], Version::HTTP_11)).is_ok(),
+        let check = |method: Method, target| {
+            let mut request = request(target, &["foo"], Version::HTTP_11);
+            *request.method_mut() = method;
+            check(&request)
+        };
+        for target in ["/", "http://bar/x", "http://bar:1/"] {
+            assert_eq!(check(Method::GET, target), Ok(()), "{target}");
+        }
+        assert_eq!(check(Method::OPTIONS, "*"), Ok(()));
+        // What becomes of it is decided behind.
+        assert_eq!(check(Method::CONNECT, "foo:443"), Ok(()));
+        for (method, target) in [
+            (Method::GET, "!"),
+            (Method::GET, "*"),
+            (Method::GET, "foo:80"),
+            (Method::OPTIONS, "foo:80"),
+            (Method::GET, "http://foo:x/"),
+            (Method::GET, "http://foo@bar/"),
+            (Method::CONNECT, "/"),
+            (Method::CONNECT, "foo"),
+            (Method::CONNECT, "http://foo:80/"),
+        ] {
+            assert_eq!(
+                check(method, target),
+                Err(Refused::MalformedTarget),
                 "{target}"
             );
         }
-        assert_eq!(
-            check(&request("!", &["foo"], Version::HTTP_11)),
-            Err(Refused::MalformedTarget)
-        );
-        let mut connect = request("foo:443", &["foo"], Version::HTTP_11);
-        *connect.method_mut() = Method::CONNECT;
-        assert!(
-            check(&connect).is_ok(),
-            "what becomes of it is decided behind"
-        );
     }
 }

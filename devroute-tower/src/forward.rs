@@ -186,6 +186,7 @@ pub(crate) fn request_head<B: HttpBody>(
         join_cookies(&mut parts.headers);
     }
     if to != Protocol::Http2 {
+        keep_one_length(&mut parts.headers);
         let length_is_known = body.is_end_stream()
             || body.size_hint().exact().is_some()
             || parts.headers.contains_key(CONTENT_LENGTH);
@@ -255,6 +256,16 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
+}
+
+/// A server of HTTP/2 lets several lengths in that are equal, and two lines of HTTP/1.1 would be two
+/// meanings (RFC 9112, section 6.3).
+fn keep_one_length(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
+        let first = first.clone();
+        headers.insert(CONTENT_LENGTH, first);
+    }
 }
 
 /// HTTP/2 may send one cookie a field; HTTP/1.1 must not (RFC 9113, section 8.2.3).
@@ -353,6 +364,16 @@ mod tests {
         let mut two = crumbs();
         request_head(&mut two, &body(""), Protocol::Http2, None);
         assert_eq!(lines(&two.headers, "cookie"), ["a=1", "b=2"]);
+    }
+
+    #[test]
+    fn rule_16_a_length_is_there_once() {
+        let twice = Request::post("/")
+            .header("content-length", "3")
+            .header("content-length", "3");
+        let mut parts = parts(twice);
+        request_head(&mut parts, &body("abc"), Protocol::Http1, None);
+        assert_eq!(lines(&parts.headers, "content-length"), ["3"]);
     }
 
     #[test]

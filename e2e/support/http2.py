@@ -4,6 +4,8 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import hpack
+import hyperframe.frame
 
 from .wire import connect
 
@@ -120,3 +122,69 @@ def h2_peer(handler):
             handler(peer, event.stream_id, event.headers)
 
     return serve
+
+
+class RawClient:
+    """A client that sends what no state machine would, and says what became of a stream."""
+
+    def __init__(self, port):
+        self.conn = connect(port)
+        self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
+        self.heads = {}
+        self.ended = set()
+        #: What was answered: the names and values of fields, and bodies.
+        self.taken = bytearray()
+        self.conn.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", hyperframe.frame.SettingsFrame().serialize())
+
+    def request(self, stream, fields, body=None, trailers=None):
+        self._headers(stream, fields, end=body is None and trailers is None)
+        if body is not None:
+            data = hyperframe.frame.DataFrame(stream, body)
+            if trailers is None:
+                data.flags.add("END_STREAM")
+            self.conn.send(data.serialize())
+        if trailers is not None:
+            self._headers(stream, trailers, end=True)
+
+    def _headers(self, stream, fields, *, end):
+        headers = hyperframe.frame.HeadersFrame(stream, self.encoder.encode(fields))
+        headers.flags.add("END_HEADERS")
+        if end:
+            headers.flags.add("END_STREAM")
+        self.conn.send(headers.serialize())
+
+    def outcome(self, stream):
+        """The status of its answer, once that is whole; `None` where it was reset, or the connection ended."""
+        try:
+            while stream not in self.ended:
+                self._frame()
+        except (EOFError, ConnectionError):
+            return None
+        return self.heads.get(stream)
+
+    def _frame(self):
+        frame, length = hyperframe.frame.Frame.parse_frame_header(memoryview(self.conn.exactly(9)))
+        frame.parse_body(memoryview(self.conn.exactly(length)))
+        match frame:
+            case hyperframe.frame.SettingsFrame() if "ACK" not in frame.flags:
+                self.conn.send(hyperframe.frame.SettingsFrame(flags=["ACK"]).serialize())
+            case hyperframe.frame.HeadersFrame():
+                fields = self.decoder.decode(frame.data, raw=True)
+                self.taken += b"".join(name + b": " + value + b"\n" for name, value in fields)
+                if status := dict(fields).get(b":status"):
+                    self.heads.setdefault(frame.stream_id, int(status))
+            case hyperframe.frame.DataFrame():
+                self.taken += frame.data
+            case hyperframe.frame.RstStreamFrame():
+                # What was answered before it may still count; what was not is no answer.
+                self.ended.add(frame.stream_id)
+            case hyperframe.frame.GoAwayFrame() if frame.error_code:
+                raise EOFError
+        if "END_STREAM" in frame.flags:
+            self.ended.add(frame.stream_id)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.conn.close()

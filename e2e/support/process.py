@@ -134,8 +134,10 @@ class Devroute(Process):
     def __init__(self, mode, *flags, env=None, listen="127.0.0.1:0", prefix=(), **streams):
         command = [*prefix, BINARY, mode, f"--listen={listen}", "--admin=127.0.0.1:0", *flags]
         super().__init__(command, env=env, **streams)
-        started = json.loads(self.lines.first())
+        # At the level of trace it says a little more before.
+        started = json.loads(self.lines.wait(lambda line: "listen" in line, "that it listens"))
         assert "listens" in started["message"], started
+        self.started = started
         self.mode = mode
         self.port = int(started["listen"].rpartition(":")[2])
         self.admin = int(started["admin"].rpartition(":")[2])

@@ -136,3 +136,42 @@ backend routers
     def stop(self):
         super().stop()
         self.folder.cleanup()
+
+
+class PlainHaproxy(Process):
+    """HAProxy in the foreground, in front of the port `peer`, with connections that are used again."""
+
+    def __init__(self, haproxy, peer):
+        self.port = free_port()
+        self.folder = tempfile.TemporaryDirectory(prefix="devroute-e2e-haproxy-")
+        config = pathlib.Path(self.folder.name) / "haproxy.cfg"
+        config.write_text(
+            f"""
+            global
+                maxconn 256
+            defaults
+                mode http
+                timeout connect 5s
+                timeout client 10s
+                timeout server 10s
+                timeout http-request 2s
+            frontend front
+                bind 127.0.0.1:{self.port}
+                default_backend back
+            backend back
+                http-reuse always
+                server peer 127.0.0.1:{peer}
+            \n""",
+            encoding="utf-8",
+        )
+        super().__init__([haproxy, "-db", "-f", str(config)])
+        try:
+            until(lambda: accepts(self.port) or self.child.poll() is not None, "HAProxy")
+            assert self.child.poll() is None, self.lines.all()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        super().stop()
+        self.folder.cleanup()

@@ -19,6 +19,7 @@ use super::admission::Admitted;
 use super::exchange::Exchange;
 use super::lifetime::{self, Draining, Patience};
 use super::stream::Stream;
+use super::strict::Strict;
 use super::watched::Watched;
 use super::{BoxError, Certificates, HalfClose, Limits, Options, RequestBody, Timers};
 use crate::metrics::Limit;
@@ -199,18 +200,21 @@ impl<S> Connection<S> {
         let Some(version) = lifetime::open(&mut io, activity, patience).await? else {
             return Ok(());
         };
-        let io = TokioIo::new(io);
         let service = Exchange::new(self.service, Arc::clone(activity), self.limits);
         let service = service.refused(self.refused);
         // In a box each, since a connection of HTTP/1 is half the size of one of HTTP/2.
         match version {
             Version::Http1 => {
-                let connection = self.builders.http1.serve_connection(io, service);
+                let connection = self
+                    .builders
+                    .http1
+                    .serve_connection(TokioIo::new(Strict::new(io)), service);
                 let connection = Box::pin(connection.with_upgrades());
                 // It has no word for that but `connection: close`, which `Exchange` says.
                 lifetime::live(connection, |_| {}, activity, patience).await
             }
             Version::Http2 => {
+                let io = TokioIo::new(io);
                 let connection = Box::pin(self.builders.http2.serve_connection(io, service));
                 let go_away = http2::Connection::graceful_shutdown;
                 lifetime::live(connection, go_away, activity, patience).await

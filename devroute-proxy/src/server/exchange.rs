@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use devroute_tower::transport::Tunnel;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -72,6 +73,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let in_flight = Arc::clone(&self.activity).request();
         let is_http1 = request.version() < Version::HTTP_2;
+        let may_be_tunnel = is_http1 && may_be_tunnel(&request);
         let refusal = if self.refused {
             Some(Refusal::Connections)
         } else if request.headers().len() > self.limits.headers {
@@ -108,8 +110,22 @@ where
             too_long,
             is_http1,
             is_last: self.refused || refusal == Some(Refusal::Body),
+            may_be_tunnel,
         }
     }
+}
+
+/// Whether anything may come behind the head of this request, where the answer agrees to it: what comes
+/// there is not looked at (see `strict`), so where the answer does not, it must not become a request.
+fn may_be_tunnel<B>(request: &Request<B>) -> bool {
+    let upgrades = request.headers().get_all(UPGRADE);
+    let is_h2c = |line: &HeaderValue| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    };
+    request.method() == Method::CONNECT
+        || (upgrades.iter().next().is_some() && !upgrades.iter().any(is_h2c))
 }
 
 impl<S> Exchange<S> {
@@ -146,6 +162,7 @@ pin_project! {
         too_long: Option<Box<(Arc<AtomicBool>, Response<Full<Bytes>>)>>,
         is_http1: bool,
         is_last: bool,
+        may_be_tunnel: bool,
     }
 }
 
@@ -212,7 +229,9 @@ where
         let draining = in_flight
             .as_ref()
             .is_some_and(|in_flight| in_flight.activity().is_draining());
-        let is_last = *this.is_http1 && (*this.is_last || draining);
+        // A success is what CONNECT asks for. Of any other request it refuses the upgrade.
+        let is_refused = *this.may_be_tunnel && response.extensions().get::<Tunnel>().is_none();
+        let is_last = *this.is_http1 && (*this.is_last || is_refused || draining);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // It has its own end, and its own `connection` field.
             if let Some(in_flight) = &in_flight {

@@ -49,6 +49,7 @@ mod limits;
 mod listen;
 mod refusal;
 mod stream;
+mod strict;
 mod watched;
 mod worker;
 

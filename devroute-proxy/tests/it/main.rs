@@ -4,6 +4,7 @@
 // For clippy: the helpers here are tests as much as the functions that use them.
 #![cfg(test)]
 
+mod abuse;
 mod admin;
 mod black_holes;
 mod bodies;

@@ -8,8 +8,8 @@ use std::{
 };
 
 use http::{
-    Request, Response, StatusCode,
-    header::{EXPECT, UPGRADE},
+    HeaderMap, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -23,6 +23,9 @@ use super::{
     received::{MAX_BEFORE_ANSWER, Metered, Received},
     stream::Stream,
 };
+
+/// The digits of the largest length whose number fits.
+const LENGTH_DIGITS: usize = 19;
 
 /// An open connection: the half that takes requests and the half that does the work.
 #[derive(Debug)]
@@ -142,6 +145,12 @@ impl Connection {
             }
             Err(kind) => return Err(failed(Error::of_peer(kind, &self.peer), None)),
         };
+        if !has_one_framing(response.headers()) {
+            return Err(failed(
+                Error::of_peer(ErrorKind::Protocol, &self.peer),
+                None,
+            ));
+        }
         self.received.has_begun();
         let pool = Arc::clone(pool);
         // A body that the target has not asked for is not going to be sent.
@@ -220,6 +229,13 @@ impl Connection {
                     was_answered: true,
                 }
             })?;
+        if !has_one_framing(response.headers()) {
+            return Err(Failed {
+                error: Error::of_peer(ErrorKind::Protocol, &peer),
+                unsent: None,
+                was_answered: true,
+            });
+        }
         received.has_begun();
         Ok(response.map(|incoming| {
             if incoming.is_end_stream() {
@@ -228,6 +244,29 @@ impl Connection {
             }
             ResponseBody::driven(incoming, driver)
         }))
+    }
+}
+
+/// Whether an answer says where it ends only once, and in a way that everybody reads alike.
+///
+/// hyper takes the coding where there is a length, too, and several lengths that are equal; and it reads
+/// to the end of the connection what has a coding it does not know. The client would be told the rest, and
+/// might believe it (RFC 9112, section 6.3).
+fn has_one_framing(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (codings.next(), lengths.next()) {
+        (None, None) => true,
+        (Some(coding), None) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none()
+        }
+        (None, Some(length)) => {
+            let length = length.as_bytes();
+            length.len() <= LENGTH_DIGITS
+                && length.iter().all(u8::is_ascii_digit)
+                && lengths.next().is_none()
+        }
+        (Some(_), Some(_)) => false,
     }
 }
 

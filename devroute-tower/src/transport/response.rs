@@ -123,7 +123,8 @@ fn poll_h1(
     let ended = match &frame {
         Poll::Pending => false,
         Poll::Ready(None) => true,
-        Poll::Ready(Some(Ok(_))) => incoming.is_end_stream(),
+        // Nor may one that has its trailers, which nothing follows.
+        Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || incoming.is_end_stream(),
         Poll::Ready(Some(Err(_))) => {
             *connection = None;
             false
