@@ -3,6 +3,7 @@
 //! ```console
 //! cargo test --release -p devroute-proxy --test load -- idle
 //! cargo test --release -p devroute-proxy --test load -- mixed --seconds 1800
+//! cargo test --release -p devroute-proxy --test load -- mix --requests 10000000
 //! ```
 //!
 //! - `idle`: 10,000 connections that had one request each and wait for the next, and 2,000 that do not
@@ -10,6 +11,9 @@
 //! - `mixed`: HTTP/1.1, HTTP/2, gRPC, WebSocket, reroutes, targets that fail and clients that go away,
 //!   all at once. Nothing may be answered with anything but what it should be, and memory and open
 //!   files have to be as they were.
+//!
+//! - `mix`: requests for 64 targets, each with a contract of its own; clients go away, and targets close,
+//!   reset and send too much. No answer may be another request's, or another target's.
 //!
 //! Everything is on loopback. The service and the laptop are in this process, the proxy is another.
 //! What the system does not allow (open files) is said loudly, and done with less.
@@ -20,7 +24,9 @@
 #![allow(clippy::print_stdout, reason = "it is a program that reports")]
 
 mod asking;
+mod crowd;
 mod idle;
+mod mix;
 mod mixed;
 mod peers;
 mod proxy;
@@ -34,6 +40,8 @@ struct Settings {
     connections: usize,
     active: usize,
     seconds: u64,
+    requests: u64,
+    targets: usize,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +51,8 @@ fn main() -> ExitCode {
         connections: 10_000,
         active: 2_000,
         seconds: 30,
+        requests: 100_000,
+        targets: 64,
     };
     while let Some(argument) = arguments.next() {
         let value = arguments.next().and_then(|value| value.parse().ok());
@@ -50,6 +60,8 @@ fn main() -> ExitCode {
             ("--connections", Some(value)) => settings.connections = value,
             ("--active", Some(value)) => settings.active = value,
             ("--seconds", Some(value)) => settings.seconds = value as u64,
+            ("--requests", Some(value)) => settings.requests = value as u64,
+            ("--targets", Some(value)) => settings.targets = value,
             _ => return usage(),
         }
     }
@@ -60,6 +72,7 @@ fn main() -> ExitCode {
         .unwrap();
     let passed = match &*what {
         "idle" => runtime.block_on(idle::run(&settings)),
+        "mix" => runtime.block_on(mix::run(&settings)),
         "mixed" => runtime.block_on(mixed::run(Duration::from_secs(settings.seconds))),
         _ => return usage(),
     };
@@ -72,6 +85,9 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    println!("load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N]");
+    println!(
+        "load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N] \
+         | load mix [--requests N] [--targets N]"
+    );
     ExitCode::from(64)
 }
