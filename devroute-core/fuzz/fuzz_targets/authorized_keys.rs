@@ -10,6 +10,18 @@ fuzz_target!(|content: &[u8]| {
     let lines = content.split(|byte| *byte == b'\n').count();
     assert!(keys.len() + keys.skipped().len() <= lines);
     assert!(keys.skipped().iter().all(|skipped| skipped.line() <= lines));
+    // What a line is does not depend on the others, but that a key counts once.
+    let alone = content
+        .split(|byte| *byte == b'\n')
+        .map(AuthorizedKeys::parse);
+    let (mut found, mut skipped) = (0, 0);
+    for one in alone {
+        assert!(one.len() + one.skipped().len() <= 1);
+        found += one.len();
+        skipped += one.skipped().len();
+    }
+    assert!(keys.len() <= found && (found == 0) == keys.is_empty());
+    assert_eq!(keys.skipped().len(), skipped);
 
     let Ok(line) = std::str::from_utf8(content) else {
         return;

@@ -1,17 +1,20 @@
-//! Any bytes have a verdict; what is well-formed is JSON to serde_json too, reads back as itself, and says the same
-//! through every accessor.
+//! Any bytes have a verdict, which is the one of a simple reading by serde_json; what is well-formed reads back as
+//! itself, and says the same through every accessor.
 
 #![no_main]
 
-use std::collections::BTreeMap;
+#[path = "../../tests/it/model.rs"]
+mod model;
 
 use devroute_core::Contract;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
+    let modelled = model::read(bytes);
     let contract = match Contract::parse(bytes) {
         Ok(contract) => contract,
         Err(error) => {
+            assert_eq!(modelled, None, "{error}");
             let message = error.to_string();
             assert!(
                 message.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
@@ -26,8 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(again.to_string(), text);
     assert_eq!(again, contract);
 
-    let members: BTreeMap<String, String> =
-        serde_json::from_slice(bytes).expect("an object of strings");
+    let members = modelled.expect("a contract");
     assert_eq!(members.len(), contract.len() + contract.reserved().len());
     for (name, target) in &contract {
         let value: devroute_core::Target = members[name.as_str()].parse().expect("a target");

@@ -1,6 +1,9 @@
-//! A target prints as what it was read from, and is never permitted where the policy refuses its address.
+//! A target prints as what it was read from; none is permitted whose address the policy refuses, which is also held
+//! against what the standard library knows of addresses, and against its own listeners.
 
 #![no_main]
+
+use std::net::IpAddr;
 
 use devroute_core::{Contract, Permit, Target, TargetPolicy};
 use libfuzzer_sys::fuzz_target;
@@ -25,6 +28,26 @@ fuzz_target!(|text: &str| {
         target
     );
 
+    if let Some(addr) = target.socket_addr() {
+        let open = ["0.0.0.0/0", "::/0", "198.18.0.0/15"]
+            .into_iter()
+            .fold(TargetPolicy::default(), |policy, network| {
+                policy.allow(network.parse().expect("a network"))
+            })
+            .allow_loopback(true)
+            .allow_cgnat(true);
+        let is_open = open.judge(&target).is_ok();
+        assert!(!(is_open && is_never(addr.ip())), "{target}");
+        // However it is spelled, it is not reached where it is an own listener, or denied.
+        let mapped = match addr.ip() {
+            IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
+            ip => ip,
+        };
+        let own = open.clone().own_listener((mapped, addr.port()).into());
+        assert!(own.judge(&target).is_err(), "{target}");
+        assert!(open.deny(mapped.into()).judge(&target).is_err(), "{target}");
+    }
+
     let policy = TargetPolicy::default();
     match policy.judge(&target) {
         Ok(Permit::Address(addr)) => {
@@ -37,3 +60,29 @@ fuzz_target!(|text: &str| {
         Err(refusal) => assert_eq!(refusal.target(), Some(&target)),
     }
 });
+
+/// What no policy may permit, by an independent and shorter list.
+fn is_never(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            ip.is_unspecified()
+                || ip.is_link_local()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || ip.is_documentation()
+                || ip.octets()[0] == 0
+                || ip.octets()[0] >= 240
+                || ip.octets() == [100, 100, 100, 200]
+        }
+        IpAddr::V6(ip) => {
+            ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_unicast_link_local()
+                || ip.segments()[..2] == [0xfd00, 0xec2]
+                || ip.segments()[0] == 0x2002
+                || ip.segments()[..2] == [0x2001, 0]
+                || ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]
+                || (ip.segments()[..6] == [0; 6] && !ip.is_loopback())
+        }
+    }
+}

@@ -133,6 +133,10 @@ impl PublicKey {
             .is_ok()
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn to_ssh(&self) -> ssh_key::PublicKey {
         ssh_key::PublicKey::from(KeyData::Ed25519(Ed25519PublicKey(self.bytes)))
     }

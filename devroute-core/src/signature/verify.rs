@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 
-use super::authorized_keys::AuthorizedKeys;
-use super::cache::{Cache, Verified};
+use super::authorized_keys::{AuthorizedKey, AuthorizedKeys};
+use super::cache::Cache;
 use super::error::{SignatureError, SignatureErrorKind as Kind};
 use super::key::SIGNATURE_BYTES;
 use super::{EXP, KEY, SIG, canonical};
@@ -27,6 +27,11 @@ use crate::contract::Contract;
 /// remembered, by all their bytes, so that no two are taken for each other, and for as long as the keys stay what
 /// they are. What is remembered expires all the same. A contract has at most 8 KiB, so that is 8 MiB at most, and
 /// only who is authorized can fill it.
+///
+/// So are the last 1024 wrong signatures: by the key, the signature and the hash of what would have been signed, some 200
+/// bytes each. Whoever sends a wrong one again, spelled anew or not, does not make it be verified again.
+/// There is no limit on wrong signatures that differ. It would have to count by the key, since that is all there is to
+/// tell who asks, and then whoever knows the id of a key could keep its owner out.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -54,7 +59,29 @@ pub struct Verifier {
 #[derive(Debug)]
 struct State {
     keys: Arc<AuthorizedKeys>,
-    cache: Cache,
+    /// By the bytes of the contract.
+    verified: Cache<Verified>,
+    /// By key, signature and message.
+    refused: Cache<()>,
+}
+
+/// What was found out about a contract.
+#[derive(Clone, Debug)]
+struct Verified {
+    /// In unix seconds.
+    expires: u64,
+    /// Who signed it.
+    name: Arc<str>,
+}
+
+impl State {
+    fn new(keys: AuthorizedKeys) -> Self {
+        Self {
+            keys: Arc::new(keys),
+            verified: Cache::default(),
+            refused: Cache::default(),
+        }
+    }
 }
 
 impl Verifier {
@@ -66,12 +93,8 @@ impl Verifier {
     /// A verifier of contracts that one of `keys` has signed.
     #[must_use]
     pub fn new(keys: AuthorizedKeys) -> Self {
-        let state = State {
-            keys: Arc::new(keys),
-            cache: Cache::default(),
-        };
         Self {
-            state: Arc::new(RwLock::new(state)),
+            state: Arc::new(RwLock::new(State::new(keys))),
             max_lifetime: Self::MAX_LIFETIME,
             clock_skew: Self::CLOCK_SKEW,
         }
@@ -96,8 +119,7 @@ impl Verifier {
     /// good a moment ago.
     pub fn replace_keys(&self, keys: AuthorizedKeys) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.keys = Arc::new(keys);
-        state.cache = Cache::default();
+        *state = State::new(keys);
     }
 
     /// How many keys there are now.
@@ -126,7 +148,7 @@ impl Verifier {
         let bytes = contract.header_value().as_bytes();
         let keys = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(verified) = state.cache.get(bytes) {
+            if let Some(verified) = state.verified.get(bytes) {
                 self.check_time(verified.expires, now)?;
                 return Ok(Some(Arc::clone(&verified.name)));
             }
@@ -139,7 +161,7 @@ impl Verifier {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         // What was verified with keys that have been replaced meanwhile is good for this once only.
         if Arc::ptr_eq(&state.keys, &keys) {
-            state.cache.insert(bytes, verified);
+            state.verified.insert(bytes, verified);
         }
         Ok(Some(name))
     }
@@ -175,13 +197,32 @@ impl Verifier {
             .as_deref()
             .and_then(canonical::signed_data)
             .ok_or(invalid("a value would need an escape"))?;
-        if !authorized.key.verifies(&message, signature) {
+        if !self.is_by(authorized, &message, signature) {
             return Err(invalid(""));
         }
         Ok(Some(Verified {
             expires,
             name: Arc::clone(&authorized.name),
         }))
+    }
+
+    /// Whether the signature is the key's over the message; that it is not is remembered.
+    fn is_by(&self, authorized: &AuthorizedKey, message: &[u8], signature: &[u8]) -> bool {
+        // All that the answer depends on, so it stays what it is, whichever keys are authorized.
+        let asked = [authorized.key.bytes(), signature, message].concat();
+        let known = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            state.refused.get(&asked).is_some()
+        };
+        if known {
+            return false;
+        }
+        let good = authorized.key.verifies(message, signature);
+        if !good {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.refused.insert(&asked, ());
+        }
+        good
     }
 
     /// Looks at the time of expiry, in unix seconds.
@@ -246,6 +287,53 @@ mod tests {
         ] {
             assert_eq!(seconds(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_wrong_signature_is_verified_once_however_it_is_spelled() {
+        let keys = || AuthorizedKeys::parse(include_bytes!("../../tests/vectors/alice.pub"));
+        let verifier = Verifier::new(keys());
+        let remembered = |verifier: &Verifier| {
+            let state = verifier.state.read().unwrap();
+            (state.verified.len(), state.refused.len())
+        };
+        let verify = |text: &str, now: u64| {
+            let contract: Contract = text.parse().unwrap();
+            let now = UNIX_EPOCH + Duration::from_secs(now);
+            let verified = verifier.verify(&contract, now);
+            verified.map_err(|error| error.kind())
+        };
+        let good = r#"{"foo":"192.168.1.12:8001","$id":"run-7","bar":"h2c://[fd00::7]:9000","Bar.2":"https://laptop.ts.net:443","$exp":"1790000000","$key":"wMqZAQCJ_YIEtxahfOkUqTvIby-XNMZqJuO5EiQ2M-Q","$sig":"El-0NPTk_KhebcAPRvshwGLqA1eic5dFo4og_H8zO1avd2qD1wqGjQDvB5m6vuri6piQzgDyZvxumxr_mmwECw"}"#;
+        let wrong = good.replace("run-7", "run-8");
+        let now = 1_789_999_000;
+        assert_eq!(verify(&wrong, now), Err(Kind::Invalid));
+        assert_eq!(remembered(&verifier), (0, 1));
+        for spelling in [
+            wrong.clone(),
+            wrong.replace(',', " ,\t"),
+            wrong.replace("foo", "\\u0066oo"),
+        ] {
+            assert_eq!(verify(&spelling, now), Err(Kind::Invalid), "{spelling}");
+            assert_eq!(remembered(&verifier), (0, 1), "{spelling}");
+        }
+        // What comes before the signature is looked at first, as if nothing were remembered.
+        assert_eq!(verify(&wrong, now + 2000), Err(Kind::Expired));
+        assert!(verify(good, now).is_ok());
+        assert_eq!(remembered(&verifier), (1, 1));
+        // One more that is wrong in another way is another one.
+        assert_eq!(
+            verify(&wrong.replace("El-0", "El-1"), now),
+            Err(Kind::Invalid)
+        );
+        assert_eq!(
+            verify(&wrong.replace("run-8", "run-9"), now),
+            Err(Kind::Invalid)
+        );
+        assert_eq!(remembered(&verifier), (1, 3));
+        verifier.replace_keys(keys());
+        assert_eq!(remembered(&verifier), (0, 0));
+        assert_eq!(verify(&wrong, now), Err(Kind::Invalid));
+        assert!(verify(good, now).is_ok());
     }
 
     #[test]
