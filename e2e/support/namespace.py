@@ -78,6 +78,12 @@ class Namespace:
         self.holder.stderr.close()
 
 
+def named_by(resolv_conf):
+    """A command that runs another one with this file as its /etc/resolv.conf."""
+    script = 'mount --bind "$0" /etc/resolv.conf; exec "$@"'
+    return ["unshare", "--mount", "sh", "-ec", script, str(resolv_conf)]
+
+
 def why_not():
     """Why there can be no namespace here, or None."""
     if os.geteuid() != 0:

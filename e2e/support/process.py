@@ -129,10 +129,22 @@ class Process:
 
 
 class Devroute(Process):
-    """`devroute sidecar` or `devroute router`, which says where it listens in its first line."""
+    """`devroute sidecar` or `devroute router`, which says where it listens in its first line.
 
-    def __init__(self, mode, *flags, env=None, listen="127.0.0.1:0", prefix=(), **streams):
-        command = [*prefix, BINARY, mode, f"--listen={listen}", "--admin=127.0.0.1:0", *flags]
+    `prefix` is a command that runs it.
+    """
+
+    def __init__(
+        self,
+        mode,
+        *flags,
+        env=None,
+        listen="127.0.0.1:0",
+        admin="127.0.0.1:0",
+        prefix=(),
+        **streams,
+    ):
+        command = [*prefix, BINARY, mode, f"--listen={listen}", f"--admin={admin}", *flags]
         super().__init__(command, env=env, **streams)
         # At the level of trace it says a little more before.
         started = json.loads(self.lines.wait(lambda line: "listen" in line, "that it listens"))

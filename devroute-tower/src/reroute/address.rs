@@ -1,4 +1,4 @@
-//! Settles the one address that a rerouted request is sent to.
+//! Settles the address that a rerouted request is sent to.
 
 use std::net::SocketAddr;
 
@@ -7,29 +7,36 @@ use devroute_core::{Host, Permit, Refusal, Target};
 use super::Settings;
 use crate::transport::{Error, ErrorKind};
 
+/// The most addresses of a name that are tried: they share the time there is for connecting.
+const MAX_ADDRESSES: usize = 4;
+
 /// Why there is none.
 pub(super) enum NoAddress {
     Refused(Refusal),
     Error(Error),
 }
 
-/// The one address that is dialled: judged, and not looked up again afterwards.
+/// The address that is dialled, and those that may be dialled where it does not answer: each judged, and
+/// not looked up again afterwards.
 pub(super) async fn address(
     settings: &Settings,
     target: &Target,
     permit: Permit,
-) -> Result<SocketAddr, NoAddress> {
+) -> Result<(SocketAddr, Vec<SocketAddr>), NoAddress> {
     if let Some(via) = settings.via {
-        return Ok(via);
+        return Ok((via, Vec::new()));
     }
     match permit {
-        Permit::Address(addr) => Ok(addr),
+        Permit::Address(addr) => Ok((addr, Vec::new())),
         _ => resolve(settings, target).await,
     }
 }
 
 /// Rule 3: every address of a name is judged, and one that is refused refuses the name.
-async fn resolve(settings: &Settings, target: &Target) -> Result<SocketAddr, NoAddress> {
+async fn resolve(
+    settings: &Settings,
+    target: &Target,
+) -> Result<(SocketAddr, Vec<SocketAddr>), NoAddress> {
     let name = match target.host() {
         Host::Name(name) => name.as_str().to_owned(),
         Host::Ip(ip) => ip.to_string(),
@@ -39,13 +46,18 @@ async fn resolve(settings: &Settings, target: &Target) -> Result<SocketAddr, NoA
         .find(name.into(), target.port(), settings.resolve_timeout)
         .await
         .map_err(NoAddress::Error)?;
-    let mut first = None;
+    let mut judged = Vec::new();
     for addr in found {
         let addr = settings
             .policy
             .judge_addr(addr)
             .map_err(NoAddress::Refused)?;
-        first = first.or(Some(addr));
+        if judged.len() < MAX_ADDRESSES && !judged.contains(&addr) {
+            judged.push(addr);
+        }
     }
-    first.ok_or_else(|| NoAddress::Error(Error::without_addr(ErrorKind::DnsFailed)))
+    if judged.is_empty() {
+        return Err(NoAddress::Error(Error::without_addr(ErrorKind::DnsFailed)));
+    }
+    Ok((judged.remove(0), judged))
 }

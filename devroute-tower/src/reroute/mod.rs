@@ -247,8 +247,8 @@ pub(crate) async fn reroute<T: Transport, B: Payload>(
         return Attempt::Answered(response, outcome);
     }
 
-    let addr = match address(settings, &target, permit).await {
-        Ok(addr) => addr,
+    let (addr, others) = match address(settings, &target, permit).await {
+        Ok(settled) => settled,
         Err(NoAddress::Refused(refusal)) => {
             let failure = Failure::refused(
                 &refusal,
@@ -293,7 +293,8 @@ pub(crate) async fn reroute<T: Transport, B: Payload>(
     };
     let authority = forward::authority(&parts);
     forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-    direct(&mut parts, addr, &target, is_tls, protocol, authority);
+    let destination = Destination::new(protocol).with_other_addresses(others);
+    direct(&mut parts, addr, &target, is_tls, destination, authority);
     let request = Request::from_parts(parts, body);
 
     let error = match send(&mut transport, request).await {
@@ -392,7 +393,7 @@ fn direct(
     addr: SocketAddr,
     target: &Target,
     is_tls: bool,
-    protocol: Protocol,
+    mut destination: Destination,
     authority: Option<Authority>,
 ) {
     let mut uri = UriParts::default();
@@ -409,7 +410,6 @@ fn direct(
     if let Ok(uri) = Uri::from_parts(uri) {
         parts.uri = uri;
     }
-    let mut destination = Destination::new(protocol);
     if let Some(authority) = authority {
         destination = destination.with_authority(authority);
     }

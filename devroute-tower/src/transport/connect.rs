@@ -4,7 +4,8 @@
 //! that it finds share the time.
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -80,26 +81,33 @@ impl Connector {
                 let deadline = Instant::now() + self.timeout;
                 self.dial_addr(*addr, peer, protocol, deadline).await
             }
-            Place::Host(host) => self.dial_host(host, peer, protocol).await,
+            Place::Addresses(addrs) => self.dial_any(addrs, peer, protocol).await,
+            Place::Host(host) => {
+                let found = self.look_up(host).await?;
+                self.dial_any(&found, peer, protocol).await
+            }
         }
+    }
+
+    async fn look_up(&self, host: &HostPort) -> Result<Vec<SocketAddr>, Error> {
+        let asked = self
+            .lookups
+            .find(Arc::clone(&host.host), host.port, LOOKUP_TIMEOUT);
+        asked.await
     }
 
     /// Tries one address of a name after the other, each for its share of the time that is left: the
     /// first may be of a family that leads nowhere.
-    async fn dial_host(
+    async fn dial_any(
         &self,
-        host: &HostPort,
+        addrs: &[SocketAddr],
         peer: &Peer,
         protocol: Protocol,
     ) -> Result<Dialled, Error> {
-        let asked = self
-            .lookups
-            .find(Arc::clone(&host.host), host.port, LOOKUP_TIMEOUT);
-        let found = asked.await?;
         let deadline = Instant::now() + self.timeout;
-        let mut left = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        let mut left = u32::try_from(addrs.len()).unwrap_or(u32::MAX);
         let mut last = Error::without_addr(ErrorKind::DnsFailed);
-        for addr in found {
+        for &addr in addrs {
             let now = Instant::now();
             let share = deadline.saturating_duration_since(now) / left.max(1);
             left = left.saturating_sub(1);
@@ -156,6 +164,10 @@ impl Connector {
         if self.reached_ourselves(&stream) {
             return Err(Error::new(ErrorKind::OwnListener, addr));
         }
+        if reached_itself(&stream) {
+            let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+            return Err(Error::connect(addr, refused));
+        }
         // Small writes (a head, then a short body) must not wait for an acknowledgement.
         stream
             .set_nodelay(true)
@@ -174,14 +186,40 @@ impl Connector {
         Ok((Stream::Tcp(stream), guard))
     }
 
-    /// An address of this host that no list names still shows: both ends have the same address.
+    /// An address of this host that no list names still shows: both ends have it, or something can be bound
+    /// to it. (From a host to a second address of its own, in the same network, the source is the first.)
     fn reached_ourselves(&self, stream: &TcpStream) -> bool {
         let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
             return false;
         };
-        local.ip() == peer.ip()
-            && self.own_listeners.iter().any(|own| {
-                own.port() == peer.port() && (own.ip().is_unspecified() || own.ip() == peer.ip())
-            })
+        let ip = peer.ip().to_canonical();
+        let is_same = local.ip() == peer.ip();
+        self.own_listeners.iter().any(|own| {
+            own.port() == peer.port()
+                && (own.ip().to_canonical() == ip
+                    || own.ip().is_unspecified() && (is_same || is_ours(ip)))
+        })
     }
+}
+
+/// Where nobody listens at a port that outgoing connections get as theirs, TCP can connect a socket to
+/// itself (RFC 9293, section 3.5), which would be sent its own request for an answer.
+fn reached_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+}
+
+/// Whether this host has the address, as the system sees it now.
+fn is_ours(ip: IpAddr) -> bool {
+    // Addresses for documentation, which no host has.
+    let nobodys: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    can_be_bound(ip) && !can_be_bound(nobodys)
+}
+
+/// Where that is switched on for a host (`ip_nonlocal_bind`), everything can be.
+fn can_be_bound(ip: IpAddr) -> bool {
+    // A socket that neither sends nor listens.
+    UdpSocket::bind((ip, 0)).is_ok()
 }

@@ -1,5 +1,7 @@
 //! Where a request goes, apart from what it says.
 
+use std::net::SocketAddr;
+
 use http::{
     HeaderMap, HeaderValue, Request, Version,
     header::{CONTENT_TYPE, HOST},
@@ -28,6 +30,7 @@ pub struct Destination {
     protocol: Protocol,
     authority: Option<Authority>,
     tls_name: Option<Box<str>>,
+    others: Vec<SocketAddr>,
 }
 
 /// The HTTP version that is spoken to a target.
@@ -66,6 +69,7 @@ impl Destination {
             protocol,
             authority: None,
             tls_name: None,
+            others: Vec::new(),
         }
     }
 
@@ -83,6 +87,14 @@ impl Destination {
         self
     }
 
+    /// Further addresses of the same target, judged like the one in the URI: where no connection can be
+    /// opened to that one, they may be tried in this order.
+    #[must_use]
+    pub fn with_other_addresses(mut self, addrs: Vec<SocketAddr>) -> Self {
+        self.others = addrs;
+        self
+    }
+
     /// The protocol to speak.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
@@ -93,6 +105,12 @@ impl Destination {
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
+    }
+
+    /// Further addresses of the target, none of which has to be tried.
+    #[must_use]
+    pub fn other_addresses(&self) -> &[SocketAddr] {
+        &self.others
     }
 
     /// The name that a TLS certificate has to be for, where the target was given by name.

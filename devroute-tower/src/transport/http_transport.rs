@@ -34,7 +34,9 @@ use crate::forward::join_cookies;
 /// Sends requests over pooled HTTP/1.1 and HTTP/2 connections, to exactly the address it is given.
 ///
 /// The address is the authority of the request's URI and must be an `IP:port`: names are resolved
-/// and judged before a request comes here. [`Destination`] says what is spoken; without it gRPC
+/// and judged before a request comes here. Where no connection can be opened to it,
+/// [other addresses](Destination::other_addresses) of the same name are tried, in the same time.
+/// [`Destination`] says what is spoken; without it gRPC
 /// goes as HTTP/2 with prior knowledge and everything else as HTTP/1.1.
 ///
 /// - Clones share one pool. It belongs to the value, so two transports share nothing.
@@ -369,7 +371,10 @@ impl Service<Request<Body>> for HttpTransport {
         Box::pin(async move {
             let destination = request.extensions_mut().remove::<Destination>();
             let tls_name = destination.as_ref().and_then(Destination::tls_name);
-            let peer = peer(request.uri(), tls_name)?;
+            let others = destination
+                .as_ref()
+                .map_or(&[][..], Destination::other_addresses);
+            let peer = peer(request.uri(), tls_name)?.or(others);
             let protocol = destination
                 .as_ref()
                 .map_or_else(|| Protocol::of(request.headers()), Destination::protocol);

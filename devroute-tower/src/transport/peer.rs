@@ -18,6 +18,8 @@ pub(super) struct Peer {
 pub(super) enum Place {
     /// Exactly this address.
     Address(SocketAddr),
+    /// One of these, which are all one name's: the first that a connection can be opened to.
+    Addresses(Arc<[SocketAddr]>),
     /// Whatever address the name has when a connection is opened.
     Host(HostPort),
 }
@@ -38,6 +40,15 @@ impl fmt::Display for HostPort {
 impl Peer {
     pub(super) fn plain(addr: SocketAddr) -> Self {
         Self::at(Place::Address(addr))
+    }
+
+    /// Wherever the name that led to the address led to as well.
+    pub(super) fn or(mut self, others: &[SocketAddr]) -> Self {
+        if let (Place::Address(first), false) = (&self.place, others.is_empty()) {
+            let all = std::iter::once(first).chain(others).copied();
+            self.place = Place::Addresses(all.collect());
+        }
+        self
     }
 
     /// By name, which only a forward proxy does: a target is an address that has been judged.
@@ -67,10 +78,11 @@ impl Peer {
         &self.place
     }
 
-    /// The address that is dialled, where it is known beforehand.
+    /// The address that is dialled first, where it is known beforehand.
     pub(super) fn addr(&self) -> Option<SocketAddr> {
-        match self.place {
-            Place::Address(addr) => Some(addr),
+        match &self.place {
+            Place::Address(addr) => Some(*addr),
+            Place::Addresses(addrs) => addrs.first().copied(),
             Place::Host(_) => None,
         }
     }
@@ -93,9 +105,10 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Address(addr) => addr.fmt(f),
-            Place::Host(host) => host.fmt(f),
+        match (&self.place, self.addr()) {
+            (Place::Host(host), _) => host.fmt(f),
+            (_, Some(addr)) => addr.fmt(f),
+            (_, None) => f.write_str("nowhere"),
         }
     }
 }
