@@ -89,11 +89,11 @@ impl AuthorizedFile {
         }
     }
 
-    /// Says what an operator should know about the file.
-    pub(crate) fn announce(&self) {
+    /// Says what an operator should know about the file, and `what` it is for.
+    pub(crate) fn announce(&self, what: &'static str) {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = AuthorizedKeys::parse(seen.as_deref().unwrap_or_default());
-        self.announce_keys(&keys, "contracts have to be signed");
+        self.announce_keys(&keys, what);
     }
 
     fn announce_keys(&self, keys: &AuthorizedKeys, what: &'static str) {

@@ -19,7 +19,9 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{EntryArgs, LimitArgs, OutboundArgs, SignatureArgs, TimerArgs};
+use crate::config::{
+    ConnectArgs, EntryArgs, HubArgs, LimitArgs, OutboundArgs, SignatureArgs, TimerArgs,
+};
 
 /// Answers one request's call to a service from another address, because the request says so.
 #[derive(Debug, Parser)]
@@ -49,6 +51,12 @@ pub enum Mode {
     /// Stand in front of one service and reroute the requests whose contract names it
     #[command(after_help = PRECEDENCE)]
     Sidecar(SidecarArgs),
+    /// Give laptops that the cluster cannot reach an address inside it: they dial in with `connect`
+    #[command(after_help = PRECEDENCE)]
+    Hub(HubArgs),
+    /// Dial a hub, so that the cluster reaches what runs on this machine, and this machine the cluster
+    #[command(after_help = PRECEDENCE)]
+    Connect(ConnectArgs),
     /// Show the whole story on this machine: A -> B -> C, and a laptop that answers for B
     Demo(DemoArgs),
     /// Make a contract: the header, a curl line and the baggage member

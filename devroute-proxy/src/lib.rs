@@ -3,6 +3,7 @@
 //!
 //! - [`router`] and [`sidecar`] are what runs in a cluster. What a request goes through there is
 //!   written down in `stack.rs`, and decided in `devroute-tower`: nothing here knows how.
+//! - [`hub`] and [`connect`] are for laptops that the cluster cannot reach: `devroute-tunnel`, composed.
 //! - [`contract`] and [`explain`] are for the command line, [`demo`] is the whole story on loopback.
 //! - [`cli`] and [`config`] turn flags, environment and file into typed configuration, once.
 //! - [`server`] accepts and drains; [`shutdown`] says when. [`metrics`], [`records`] and [`admin`]
@@ -39,12 +40,14 @@ pub mod authorized;
 mod carried;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod contract;
 pub mod demo;
 mod entry;
 pub mod explain;
 mod files;
 mod front;
+pub mod hub;
 mod machine;
 pub mod metrics;
 mod observe;

@@ -44,6 +44,8 @@ pub(crate) struct Process {
     pub(crate) records: Arc<Records>,
     /// The connections of clients that it takes at a time.
     pub(crate) max_connections: usize,
+    /// Whether requests are told of their TLS session.
+    pub(crate) channel_binding: bool,
 }
 
 impl Process {
@@ -76,6 +78,7 @@ impl Process {
                 config.limits.connections,
                 if outbound.is_some() { 2 } else { 1 },
             ),
+            channel_binding: false,
             config: config.clone(),
             listener,
             admin,
@@ -140,7 +143,7 @@ impl Process {
     /// Keeps up with the file of authorized keys, where there is one.
     pub(crate) fn watch_keys(&self, reroute: &RerouteConfig, signal: &Signal) {
         if let Some(file) = &reroute.signatures {
-            file.announce();
+            file.announce("contracts have to be signed");
             self.metrics.add_verifier(file.verifier().clone());
             tokio::spawn(file.clone().watch(signal.clone()));
         }
@@ -158,7 +161,8 @@ impl Process {
         Some((self.outbound.take()?, options))
     }
 
-    fn options(&self) -> Options {
+    /// How its listener is served.
+    pub(crate) fn options(&self) -> Options {
         let ProcessConfig {
             timers,
             limits,
@@ -178,6 +182,7 @@ impl Process {
             half_close: *half_close,
             drain: *drain,
             tls: tls.as_ref().map(|tls| tls.certificates.clone()),
+            channel_binding: self.channel_binding,
         }
     }
 

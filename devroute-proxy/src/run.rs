@@ -7,12 +7,14 @@ use tracing::level_filters::LevelFilter;
 use crate::authorized::AuthorizedFile;
 use crate::cli::Mode;
 use crate::config::{
-    self, ConfigError, DemoConfig, LogConfig, RouterConfig, Settings, SidecarConfig,
+    self, ConfigError, ConnectConfig, DemoConfig, HubConfig, LogConfig, RouterConfig, Settings,
+    SidecarConfig,
 };
+use crate::hub::Hub;
 use crate::router::Router;
 use crate::shutdown::{self, Signal};
 use crate::sidecar::Sidecar;
-use crate::{ServeError, contract, demo, explain, print, telemetry};
+use crate::{ServeError, connect, contract, demo, explain, print, telemetry};
 
 /// Runs `mode` to its end; the status is 0 for success and 1 for a failure that has been printed.
 ///
@@ -47,6 +49,19 @@ pub fn run(
                     .await
                     .map(|_| true)
             })
+        }
+        Mode::Hub(_) => {
+            let settings = settings()?;
+            let config = HubConfig::parse(&settings)?;
+            telemetry::init(&LogConfig::parse(&settings, LevelFilter::INFO)?);
+            serve(async |signal| Hub::bind(config).await?.serve(signal).await.map(|_| true))
+        }
+        Mode::Connect(args) => {
+            let settings = settings()?;
+            let config = ConnectConfig::parse(&args, &settings)?;
+            // What becomes of the connection and of requests is printed; the rest is for whoever looks for it.
+            telemetry::init(&LogConfig::parse(&settings, LevelFilter::WARN)?);
+            serve(async |signal| connect::run(config, signal).await)
         }
         Mode::Demo(args) => {
             let settings = settings()?;

@@ -4,6 +4,11 @@
 //! sidecar   Observe > Front > DevRoute(service) > Remember > Upstream
 //! router    Observe > Front > DevRoute(router)
 //! outbound  Observe > Front > Restore > DevRouteClientReroute > Forwarder
+//! hub       Observe > Front > Registrar             where laptops dial in
+//!           Observe > Front > Forward               at the address of a service
+//!           Observe > Front > Forwarder             for a laptop's own requests
+//! connect   Printed > Remember > Local              for requests that come through the hub
+//!           Observe > Front > Restore > DevRouteClient > WayOut
 //! ```
 //!
 //! Everything that decides or forwards is of `devroute-tower`; what the proxy can do, a service that
@@ -17,6 +22,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use devroute_tower::core::TargetPolicy;
 use devroute_tower::core::carrier::Unwritten;
@@ -25,6 +31,7 @@ use devroute_tower::correlation::{Correlations, Remember, RememberLayer, Restore
 use devroute_tower::outbound::DevRouteClientReroute;
 use devroute_tower::transport::{Connects, Forwarder, HttpTransport, ResponseBody, Upstream};
 use devroute_tower::{ClientInfo, DevRoute, DevRouteClientLayer, DevRouteLayer, Mode};
+use devroute_tunnel::hub::{Hub, Registrar};
 use http::{Request, Response, StatusCode};
 use tower_layer::Layer as _;
 use tower_service::Service;
@@ -33,6 +40,7 @@ use crate::carried::Carried;
 use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig};
 use crate::entry::Entry;
 use crate::front::{Front, FrontLayer};
+use crate::hub::Serving;
 use crate::metrics::{Message, Metrics, OutboundMetrics, WorkerMetrics};
 use crate::observe::{Abandoned, Observe, ObserveLayer, Observer};
 use crate::reach::dial::ReachBack;
@@ -186,6 +194,94 @@ pub(crate) fn outbound(
 }
 
 type Outbound = Observe<Front<Restore<DevRouteClientReroute<Forwarder, HttpTransport>>>>;
+
+/// The stack of a hub's listener for laptops, for one worker, which serves what is opened for them by `serving`.
+pub(crate) fn hub(
+    hub: &Hub,
+    serving: Serving,
+    shared: &Shared,
+    worker: Arc<WorkerMetrics>,
+) -> impl Fn(ClientInfo) -> Observe<Front<Registrar>> + use<> {
+    let registrar = hub.registrar(Arc::new(serving));
+    let layer = Observed {
+        observe: observe(shared, worker, Abandoned::default()),
+        front: FrontLayer {
+            health: true,
+            entry: Entry::default(),
+            reach: None,
+        },
+    };
+    move |_client| layer.layer(registrar.clone())
+}
+
+/// What is around the address of a laptop's service.
+pub(crate) fn observe_service(
+    shared: &Shared,
+    metrics: &Arc<Metrics>,
+    worker: &Arc<WorkerMetrics>,
+) -> Observed {
+    Observed::new(&shared.records, metrics, worker, Direction::Inbound)
+}
+
+/// The stack for the requests of a laptop into the cluster, which go where the policy lets them.
+pub(crate) fn laptop(
+    shared: &Shared,
+    metrics: &Arc<Metrics>,
+    connect_timeout: Duration,
+) -> Observe<Front<Forwarder>> {
+    let transport = shared.own_listeners.iter().fold(
+        HttpTransport::new()
+            .connect_timeout(connect_timeout)
+            .connects(shared.forwards.clone()),
+        |transport, &own| transport.own_listener(own),
+    );
+    let forwarder = Forwarder::new(transport.policy(shared.policy.clone()));
+    let worker = metrics.worker(0);
+    Observed::new(&shared.records, metrics, &worker, Direction::Outbound).layer(forwarder)
+}
+
+/// What is around a laptop's listeners for its own requests.
+pub(crate) fn outward(metrics: &Arc<Metrics>) -> Observed {
+    let (records, worker) = (Arc::default(), metrics.worker(0));
+    Observed::new(&records, metrics, &worker, Direction::Outbound)
+}
+
+/// What is around every listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    observe: ObserveLayer,
+    front: FrontLayer,
+}
+
+impl Observed {
+    fn new(
+        records: &Arc<Records>,
+        metrics: &Arc<Metrics>,
+        worker: &Arc<WorkerMetrics>,
+        direction: Direction,
+    ) -> Self {
+        Self {
+            observe: ObserveLayer(Arc::new(Observer {
+                metrics: Arc::clone(metrics),
+                worker: Arc::clone(worker),
+                records: Arc::clone(records),
+                direction,
+                outbound: None,
+                abandoned: Abandoned::default(),
+            })),
+            front: FrontLayer {
+                health: false,
+                entry: Entry::default(),
+                reach: None,
+            },
+        }
+    }
+
+    /// Puts it around a service.
+    pub(crate) fn layer<S>(&self, service: S) -> Observe<Front<S>> {
+        self.observe.layer(self.front.layer(service))
+    }
+}
 
 impl Shared {
     /// How the application's own requests get to their hosts.

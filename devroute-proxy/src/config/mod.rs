@@ -13,8 +13,10 @@
 //! Refused on purpose: unknown keys in the file, a list where one value belongs, `fallback` at a
 //! router. Not checked: what a higher source has replaced.
 
+mod connect;
 mod entry;
 mod file;
+mod hub;
 mod outbound;
 mod serving;
 mod settings;
@@ -32,7 +34,9 @@ use devroute_tower::transport::{Connects, TlsConfig, TlsName};
 use devroute_tower::{ForwardedFields, OnFailure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::connect::{ConnectArgs, ConnectConfig, Entry, ForwardRule, SignContract};
 pub use self::entry::{EntryArgs, EntryConfig, Strip};
+pub use self::hub::{HubArgs, HubConfig};
 pub use self::outbound::{CorrelationConfig, OutboundArgs, OutboundConfig};
 pub use self::serving::{LimitArgs, TimerArgs};
 pub use self::settings::Settings;
@@ -272,7 +276,7 @@ pub struct ProcessConfig {
 }
 
 impl ProcessConfig {
-    fn new(listen: SocketAddr) -> Self {
+    pub(super) fn new(listen: SocketAddr) -> Self {
         Self {
             listen: Bind::Address(listen),
             tls: None,

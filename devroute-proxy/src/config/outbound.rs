@@ -171,13 +171,13 @@ impl OutboundConfig {
 
 /// One entry of the list of internal hosts.
 #[derive(Clone, Debug)]
-enum Internal {
+pub(super) enum Internal {
     None,
     Suffix(HostSuffix),
     Network(NetworkRule),
 }
 
-fn internal_host(text: &str) -> Result<Internal, String> {
+pub(super) fn internal_host(text: &str) -> Result<Internal, String> {
     if text == "none" {
         return Ok(Internal::None);
     }
@@ -191,7 +191,7 @@ fn internal_host(text: &str) -> Result<Internal, String> {
     })
 }
 
-fn internal(list: &[Internal]) -> InternalHosts {
+pub(super) fn internal(list: &[Internal]) -> InternalHosts {
     let start = if list.iter().any(|it| matches!(it, Internal::None)) {
         InternalHosts::none()
     } else {

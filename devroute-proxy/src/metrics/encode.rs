@@ -93,6 +93,9 @@ impl Collector for Snapshot {
         connections(encoder, metrics)?;
         ends(encoder, metrics)?;
         losses(encoder, metrics)?;
+        if let Some(hub) = metrics.hub.get() {
+            hub.encode(encoder)?;
+        }
         match metrics.outbound.get() {
             Some(outbound) => outbound.encode(encoder),
             None => Ok(()),
@@ -172,6 +175,9 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::R
     if metrics.outbound.get().is_some() {
         listeners.push(("outbound", Listener::Outbound));
     }
+    if metrics.hub.get().is_some() {
+        listeners.push(("service", Listener::Service));
+    }
 
     let help = "Open connections of clients";
     let mut family =
@@ -225,7 +231,12 @@ fn ends(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
     let sum = |count: &dyn Fn(&ConnectionMetrics) -> u64| {
         let inbound = metrics.connections(Listener::Proxy);
         let outbound = metrics.connections(Listener::Outbound);
-        inbound.chain(outbound).map(count).sum::<u64>()
+        let services = metrics.connections(Listener::Service);
+        inbound
+            .chain(outbound)
+            .chain(services)
+            .map(count)
+            .sum::<u64>()
     };
 
     let help = "Connections closed because a time of the client ran out";
@@ -253,7 +264,9 @@ fn losses(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result
     let sum = |count: &dyn Fn(&Losses) -> u64| {
         let outbound = metrics.outbound.get();
         let outbound = outbound.map_or(Default::default(), |it| &*it.requests.workers);
-        let workers = metrics.workers.iter().chain(outbound);
+        let services = metrics.hub.get();
+        let services = services.map_or(Default::default(), |it| &*it.services.workers);
+        let workers = metrics.workers.iter().chain(outbound).chain(services);
         workers.map(|worker| count(&worker.losses)).sum::<u64>()
     };
 

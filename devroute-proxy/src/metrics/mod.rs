@@ -19,6 +19,7 @@
 //! ```
 
 mod encode;
+mod hub;
 mod losses;
 mod outbound;
 
@@ -31,6 +32,7 @@ use devroute_tower::OutcomeKind;
 use devroute_tower::core::signature::Verifier;
 use devroute_tower::transport::Connects;
 
+pub(crate) use self::hub::HubMetrics;
 pub(crate) use self::losses::Losses;
 pub use self::losses::{Message, Phase, Refused};
 pub(crate) use self::outbound::OutboundMetrics;
@@ -106,6 +108,8 @@ pub enum Listener {
     Admin,
     /// The one for the application's own requests.
     Outbound,
+    /// Those that a hub opens for services of laptops.
+    Service,
 }
 
 /// Which time of a client ran out.
@@ -174,6 +178,7 @@ pub struct Metrics {
     members_not_written: AtomicU64,
     accept_errors: AtomicU64,
     outbound: OnceLock<OutboundMetrics>,
+    hub: OnceLock<HubMetrics>,
     verifier: OnceLock<Verifier>,
     connects: OnceLock<Connects>,
 }
@@ -192,6 +197,7 @@ impl Metrics {
             members_not_written: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             outbound: OnceLock::new(),
+            hub: OnceLock::new(),
             verifier: OnceLock::new(),
             connects: OnceLock::new(),
         })
@@ -266,6 +272,11 @@ impl Metrics {
         let _ = self.outbound.set(outbound);
     }
 
+    /// Adds what a hub counts.
+    pub(crate) fn add_hub(&self, hub: HubMetrics) {
+        let _ = self.hub.set(hub);
+    }
+
     /// Adds what knows how many keys are authorized.
     pub(crate) fn add_verifier(&self, verifier: Verifier) {
         let _ = self.verifier.set(verifier);
@@ -280,6 +291,12 @@ impl Metrics {
         let (workers, admin) = match listener {
             Listener::Proxy => (self.workers.as_slice(), None),
             Listener::Admin => (Default::default(), Some(&*self.admin)),
+            Listener::Service => (
+                self.hub
+                    .get()
+                    .map_or(Default::default(), |hub| &*hub.services.workers),
+                None,
+            ),
             Listener::Outbound => (
                 self.outbound
                     .get()

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::metrics::OpenConnection;
+use crate::metrics::{ConnectionMetrics, Limit, OpenConnection};
 
 /// The connections at a time that are told why they are refused.
 const REFUSED: usize = 128;
@@ -27,6 +27,20 @@ impl From<OpenConnection> for Admitted {
 }
 
 impl Admitted {
+    /// Lets a connection in that counts as `open`, or does not even tell it that it is one too many.
+    ///
+    /// Where several loops accept, a few more may get in than there may be.
+    pub(crate) fn by(admission: &Admission, metrics: &Arc<ConnectionMetrics>) -> Option<Self> {
+        let place = admission.admit();
+        if place.as_ref().is_none_or(Place::is_refused) {
+            metrics.limit_reached(Limit::Connections);
+        }
+        Some(Self {
+            place: Some(place?),
+            open: Arc::clone(metrics).opened(),
+        })
+    }
+
     /// Whether it is only there to be told that it is one too many.
     pub(super) fn is_refused(&self) -> bool {
         self.place.as_ref().is_some_and(Place::is_refused)
@@ -35,7 +49,7 @@ impl Admitted {
 
 /// Counts the connections of a server.
 #[derive(Clone, Debug)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     counts: Arc<Counts>,
     limit: usize,
 }
@@ -54,7 +68,7 @@ pub(super) struct Place {
 }
 
 impl Admission {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             counts: Arc::default(),
             limit,

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use devroute_tunnel::auth::ChannelBinding;
 use http::{Request, Response};
 use hyper::body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
 use tower_service::Service;
 
 use super::activity::{Activity, Version};
@@ -35,6 +38,7 @@ pub(crate) struct Connections {
     tls: Option<Certificates>,
     patience: Patience,
     limits: Limits,
+    wants_binding: bool,
     draining: Arc<Draining>,
     /// Every connection holds a receiver: tunnels, too, which are no connections of HTTP any more.
     alive: watch::Sender<()>,
@@ -53,6 +57,7 @@ impl Connections {
                 head_size,
             },
             limits: *limits,
+            wants_binding: options.channel_binding,
             draining: Arc::default(),
             alive: watch::Sender::new(()),
         }
@@ -80,10 +85,16 @@ impl Connections {
         };
         let acceptor = tls.acceptor();
         tokio::spawn(async move {
+            let mut connection = connection;
             let handshake = acceptor.accept(stream).into_fallible();
             let (activity, patience) = (&connection.activity, connection.patience);
             match lifetime::shake_hands(handshake, activity, patience).await {
-                Ok(stream) => connection.serve(Stream::Tls(Box::new(stream))).await,
+                Ok(stream) => {
+                    if connection.wants_binding {
+                        connection.binding = binding(&stream);
+                    }
+                    connection.serve(Stream::Tls(Box::new(stream))).await;
+                }
                 Err(error) => tracing::debug!(error = &*error, "a TLS handshake failed"),
             }
         });
@@ -109,11 +120,13 @@ impl Connections {
             service,
             refused,
             limits: self.limits,
+            wants_binding: self.wants_binding,
+            binding: None,
         }
     }
 
     /// Lets requests in flight and tunnels finish, for so long; whether all of them did.
-    pub(crate) async fn drain(self, timeout: Duration) -> bool {
+    pub(crate) async fn drain(&self, timeout: Duration) -> bool {
         self.draining.begin();
         tokio::time::timeout(timeout, self.alive.closed())
             .await
@@ -162,6 +175,19 @@ struct Connection<S> {
     service: S,
     refused: bool,
     limits: Limits,
+    wants_binding: bool,
+    binding: Option<ChannelBinding>,
+}
+
+/// What the two ends of a TLS session have in common; before TLS 1.3 it is unique with an extension only (RFC 9266,
+/// section 3).
+fn binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> {
+    let (_, session) = stream.get_ref();
+    if session.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        return None;
+    }
+    let exported = session.export_keying_material([0; 32], ChannelBinding::LABEL, None);
+    exported.ok().map(ChannelBinding::new)
 }
 
 impl<S> Connection<S> {
@@ -201,7 +227,7 @@ impl<S> Connection<S> {
             return Ok(());
         };
         let service = Exchange::new(self.service, Arc::clone(activity), self.limits);
-        let service = service.refused(self.refused);
+        let service = service.refused(self.refused).binding(self.binding);
         // In a box each, since a connection of HTTP/1 is half the size of one of HTTP/2.
         match version {
             Version::Http1 => {
@@ -322,7 +348,7 @@ mod tests {
 
         fn drain(&mut self, timeout: u64) -> tokio::task::JoinHandle<bool> {
             let connections = self.connections.take().unwrap();
-            tokio::spawn(connections.drain(Duration::from_secs(timeout)))
+            tokio::spawn(async move { connections.drain(Duration::from_secs(timeout)).await })
         }
     }
 

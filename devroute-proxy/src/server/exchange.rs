@@ -20,6 +20,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use devroute_tower::transport::Tunnel;
+use devroute_tunnel::auth::ChannelBinding;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -43,6 +44,8 @@ pub(super) struct Exchange<S> {
     limits: Limits,
     /// Whether the connection is one too many.
     refused: bool,
+    /// What requests are told of the TLS session, where somebody wants to know.
+    binding: Option<ChannelBinding>,
 }
 
 impl<S> Exchange<S> {
@@ -52,7 +55,14 @@ impl<S> Exchange<S> {
             activity,
             limits,
             refused: false,
+            binding: None,
         }
+    }
+
+    /// Tells requests of the TLS session.
+    pub(super) fn binding(mut self, binding: Option<ChannelBinding>) -> Self {
+        self.binding = binding;
+        self
     }
 
     /// Refuses everything, the connection being one too many.
@@ -91,7 +101,10 @@ where
                 response: Some(refusal.response(request.method(), request.headers())),
             },
             None => {
-                let (head, body) = request.into_parts();
+                let (mut head, body) = request.into_parts();
+                if let Some(binding) = self.binding {
+                    head.extensions.insert(binding);
+                }
                 let body = match self.limits.body {
                     Some(limit) if body.size_hint().exact().is_none() => {
                         let (body, seen) = limited(body, limit);

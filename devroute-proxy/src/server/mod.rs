@@ -70,7 +70,8 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 pub(crate) use self::accept::accept;
-use self::admission::{Admission, Place};
+use self::admission::Place;
+pub(crate) use self::admission::{Admission, Admitted};
 pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
 use self::lifetime::Draining;
@@ -97,6 +98,8 @@ pub struct Options {
     pub drain: Drain,
     /// What is shown to clients, which speak TLS then and nothing else.
     pub tls: Option<Certificates>,
+    /// Whether requests are told of their TLS session, in their extensions.
+    pub channel_binding: bool,
 }
 
 impl Default for Options {
@@ -108,6 +111,7 @@ impl Default for Options {
             half_close: HalfClose::default(),
             drain: Drain::default(),
             tls: None,
+            channel_binding: false,
         }
     }
 }

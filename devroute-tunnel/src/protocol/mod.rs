@@ -12,7 +12,7 @@
 //!
 //! From then on it is HTTP/2 with the roles turned, and the hub opens:
 //!
-//! 1. one stream with [`CONTROL`], whose bodies are lines of JSON: events of either side;
+//! 1. one stream with [`CONTROL`], whose bodies are lines of JSON: the hub says [`FromHub`], the laptop [`FromLaptop`];
 //! 2. where the laptop asked for it, one extended CONNECT (RFC 8441) for [`OUTBOUND`], on which another connection of
 //!    HTTP/2 runs the other way: the laptop's own requests;
 //! 3. one stream for each request to a service, which [`SERVICE`] names. What asks for an upgrade is an extended CONNECT
@@ -31,11 +31,14 @@
 //! ```
 
 mod challenge;
+mod lines;
 mod offer;
 
 use http::HeaderName;
 
 pub use self::challenge::{Challenge, Credentials};
+pub use self::lines::{FromHub, FromLaptop, Grant};
+pub(crate) use self::lines::{LineReader, LineSender, lines};
 pub use self::offer::{MAX_NAME, MAX_OFFER, MAX_SERVICES, MalformedOffer, Offer};
 
 /// Where a hub is asked.
@@ -53,3 +56,34 @@ pub const CONTROL: HeaderName = HeaderName::from_static("devroute-tunnel-control
 pub const SERVICE: HeaderName = HeaderName::from_static("devroute-tunnel-service");
 /// The address that a request came from.
 pub const CALLER: HeaderName = HeaderName::from_static("devroute-tunnel-caller");
+/// The method of a request that became an extended CONNECT.
+pub(crate) const METHOD: HeaderName = HeaderName::from_static("devroute-tunnel-method");
+/// On a request that came in HTTP/1.1, where whoever answers it may not speak HTTP/2.
+pub(crate) const VERSION: HeaderName = HeaderName::from_static("devroute-tunnel-version");
+/// The status of an answer that does not switch protocols, where HTTP/2 would take it for one that does.
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("devroute-tunnel-status");
+/// What the target has switched to.
+pub(crate) const SWITCHED: HeaderName = HeaderName::from_static("devroute-tunnel-switched");
+/// On a request whose body is wanted only once the laptop says so (RFC 9110, section 10.1.1).
+pub(crate) const EXPECT: HeaderName = HeaderName::from_static("devroute-tunnel-expect");
+
+const PRIVATE: &str = "devroute-tunnel-";
+
+/// Removes the fields that are between laptop and hub.
+pub(crate) fn remove_private(headers: &mut http::HeaderMap) {
+    // Nearly always there are none.
+    if !headers
+        .keys()
+        .any(|name| name.as_str().starts_with(PRIVATE))
+    {
+        return;
+    }
+    let private: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(PRIVATE))
+        .cloned()
+        .collect();
+    for name in private {
+        headers.remove(name);
+    }
+}

@@ -1,7 +1,9 @@
 //! What a laptop offers, and who it says it is.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 
 use devroute_tower::core::ServiceName;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,7 @@ pub struct Offer {
     name: String,
     token: String,
     outbound: bool,
+    had: BTreeMap<String, SocketAddr>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -36,6 +39,8 @@ struct Members {
     token: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     outbound: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    had: BTreeMap<String, SocketAddr>,
 }
 
 impl Offer {
@@ -50,11 +55,28 @@ impl Offer {
         token: &str,
         outbound: bool,
     ) -> Result<Self, MalformedOffer> {
+        Self::again(services, name, token, outbound, &BTreeMap::new())
+    }
+
+    /// The same for a laptop that comes back, perhaps to a hub that knows nothing of it any more: it says where its
+    /// services were, and gets these addresses again if they are free.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`new`](Self::new).
+    pub fn again(
+        services: &[ServiceName],
+        name: &str,
+        token: &str,
+        outbound: bool,
+        had: &BTreeMap<String, SocketAddr>,
+    ) -> Result<Self, MalformedOffer> {
         let members = Members {
             services: services.iter().map(ToString::to_string).collect(),
             name: name.to_owned(),
             token: token.to_owned(),
             outbound,
+            had: had.clone(),
         };
         let text = serde_json::to_string(&members).map_err(|_never| MalformedOffer("no JSON"))?;
         Self::of(text, members)
@@ -81,6 +103,7 @@ impl Offer {
             name,
             token,
             outbound,
+            had,
         } = members;
         if text.len() > MAX_OFFER {
             return Err(MalformedOffer("it is longer than 8 KiB"));
@@ -118,6 +141,7 @@ impl Offer {
             name,
             token,
             outbound,
+            had,
         })
     }
 
@@ -143,6 +167,12 @@ impl Offer {
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// Where the service was before.
+    #[must_use]
+    pub fn had(&self, service: &ServiceName) -> Option<SocketAddr> {
+        self.had.get(service.as_str()).copied()
     }
 
     /// Whether the laptop wants to send requests of its own.
