@@ -48,6 +48,7 @@ pub mod explain;
 mod files;
 mod front;
 pub mod hub;
+mod log_budget;
 mod machine;
 pub mod metrics;
 mod observe;

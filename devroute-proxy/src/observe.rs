@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use devroute_tower::transport::{Tunnel, UpstreamFailure};
+use devroute_tower::transport::{ErrorKind, Tunnel, UpstreamFailure};
 use devroute_tower::{OnAbandoned, Outcome, OutcomeKind};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
@@ -186,7 +186,14 @@ impl Observer {
             let cause = failure.kind().as_str();
             self.metrics.upstream_failure(cause);
             match self.direction {
-                Direction::Inbound => tracing::warn!(cause, "the baseline could not be reached"),
+                // It is the client that did not send all of it.
+                Direction::Inbound if failure.kind() == ErrorKind::RequestBody => {
+                    tracing::debug!(cause, "the baseline did not get all of a request");
+                }
+                Direction::Inbound if self.metrics.log.take() => {
+                    tracing::warn!(cause, "the baseline could not be reached");
+                }
+                Direction::Inbound => {}
                 // Nearly always the application's own affair, and it has been told.
                 Direction::Outbound => tracing::debug!(cause, "a host could not be reached"),
             }
@@ -218,12 +225,13 @@ impl Observer {
     /// An answer was not sent to its end.
     pub(crate) fn ended(&self, record: Option<u64>, why: &'static str, what: &'static str) {
         match record.and_then(|number| self.records.ended(number, why)) {
-            Some(record) => {
+            Some(record) if self.metrics.log.take() => {
                 let text = |text: &Option<String>| text.clone().map(tracing::field::display);
                 let (id, service) = (text(&record.id), text(&record.service));
                 let (target, trace_id) = (text(&record.target), text(&record.trace_id));
                 tracing::info!(service, target, id, trace_id, "{what}");
             }
+            Some(_) => {}
             None => tracing::debug!("{what}"),
         }
     }
@@ -252,7 +260,9 @@ impl Observer {
         let trace_id = request.trace_id.as_ref();
         record.trace_id = trace_id.map(|trace_id| trace_id.as_str().to_owned());
         record.cause = outcome.cause().map(Into::into);
-        log(&record);
+        if self.metrics.log.take() {
+            log(&record);
+        }
         Some(self.records.push(record))
     }
 }

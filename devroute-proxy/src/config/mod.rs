@@ -503,7 +503,12 @@ impl LogConfig {
                 .unwrap_or(LogFormat::Auto),
             filter: settings
                 .one("log-level", value::log_filter)?
-                .unwrap_or_else(|| Targets::new().with_default(default)),
+                .unwrap_or_else(|| {
+                    // The crate h2 warns of each flood that it ends; there is a counter for those.
+                    Targets::new()
+                        .with_default(default)
+                        .with_target("h2", default.min(LevelFilter::ERROR))
+                }),
         })
     }
 }

@@ -48,6 +48,14 @@ pub struct LimitArgs {
     /// files leaves room for]
     #[arg(long, env = "DEVROUTE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<String>,
+    /// Connections at a time of one client (an IPv4 address, a /64 of IPv6), or `off`; more get 503
+    /// [default: off]
+    #[arg(
+        long,
+        env = "DEVROUTE_MAX_CONNECTIONS_PER_CLIENT",
+        value_name = "N|off"
+    )]
+    pub max_connections_per_client: Option<String>,
     /// Concurrent streams of an HTTP/2 connection [default: 256]
     #[arg(long, env = "DEVROUTE_MAX_STREAMS", value_name = "N")]
     pub max_streams: Option<String>,
@@ -98,6 +106,9 @@ pub(super) fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
         connections: settings
             .one("max-connections", |text| value::number(text, 1..=1 << 20))?
             .or(default.connections),
+        client_connections: settings
+            .one("max-connections-per-client", value::number_or_off)?
+            .unwrap_or(default.client_connections),
         streams: settings
             .one("max-streams", |text| value::number(text, 1..=1 << 20))?
             .unwrap_or(default.streams),

@@ -68,6 +68,16 @@ where
     }
 }
 
+/// A number from 1, or `off`.
+pub(crate) fn number_or_off(text: &str) -> Result<Option<usize>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    number(text, 1..=1 << 20)
+        .map(Some)
+        .map_err(|message| format!("{message}, or `off`"))
+}
+
 /// A number of bytes that a head may have.
 pub(crate) fn head_size(text: &str) -> Result<u32, String> {
     size(text)

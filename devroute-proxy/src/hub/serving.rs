@@ -46,7 +46,7 @@ impl Serving {
         let limit = options.limits.connections.unwrap_or(Limits::CONNECTIONS);
         let this = Self(Arc::new(Inner {
             connections: Connections::new(&options),
-            admission: Admission::new(limit / options.workers.get()),
+            admission: Admission::new(limit / options.workers.get(), None),
             metrics: Arc::clone(&metrics.services),
             worker: metrics.services.worker(index),
             laptops: Arc::clone(&metrics.laptops),
@@ -70,7 +70,7 @@ impl Serve for Serving {
             let observe = stack::observe_service(&this.shared, &this.metrics, &this.worker);
             let open = this.worker.connections();
             accept(listener, closed.wait(), &this.metrics, |stream, client| {
-                let Some(admitted) = Admitted::by(&this.admission, &open) else {
+                let Some(admitted) = Admitted::by(&this.admission, client.ip(), &open) else {
                     return;
                 };
                 let service = observe.layer(forward.with_client(client));

@@ -90,6 +90,14 @@ impl Collector for Snapshot {
         if let Some(connects) = metrics.connects.get() {
             self::connects(encoder, connects)?;
         }
+        let outbound = metrics.outbound.get();
+        let outbound = outbound.map_or(0, |outbound| outbound.requests.log.left_out());
+        counter(
+            encoder,
+            "log_lines_left_out",
+            "Lines about requests that were not logged, being too many",
+            metrics.log.left_out() + outbound,
+        )?;
         connections(encoder, metrics)?;
         ends(encoder, metrics)?;
         losses(encoder, metrics)?;

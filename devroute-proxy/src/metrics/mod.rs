@@ -36,6 +36,7 @@ pub(crate) use self::hub::HubMetrics;
 pub(crate) use self::losses::Losses;
 pub use self::losses::{Message, Phase, Refused};
 pub(crate) use self::outbound::OutboundMetrics;
+use crate::log_budget::LogBudget;
 
 /// What was decided about a request, as a label.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -145,23 +146,39 @@ impl Timer {
 pub enum Limit {
     /// Of connections.
     Connections,
+    /// Of the connections of one client.
+    ClientConnections,
     /// Of the head of a request: its bytes or its fields.
     Head,
     /// Of the body of a request.
     Body,
+    /// Of the streams of an HTTP/2 connection.
+    Streams,
+    /// Of frames and resets of HTTP/2 that mean nothing but work.
+    Flood,
 }
 
 impl Limit {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 3] = [Self::Connections, Self::Head, Self::Body];
+    pub const ALL: [Self; 6] = [
+        Self::Connections,
+        Self::ClientConnections,
+        Self::Head,
+        Self::Body,
+        Self::Streams,
+        Self::Flood,
+    ];
 
     /// The label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::ClientConnections => "client_connections",
             Self::Head => "head",
             Self::Body => "body",
+            Self::Streams => "streams",
+            Self::Flood => "flood",
         }
     }
 }
@@ -181,6 +198,8 @@ pub struct Metrics {
     hub: OnceLock<HubMetrics>,
     verifier: OnceLock<Verifier>,
     connects: OnceLock<Connects>,
+    /// Lines about requests. Those of an outbound listener have a budget of their own.
+    pub(crate) log: LogBudget,
 }
 
 impl Metrics {
@@ -200,6 +219,7 @@ impl Metrics {
             hub: OnceLock::new(),
             verifier: OnceLock::new(),
             connects: OnceLock::new(),
+            log: LogBudget::new(),
         })
     }
 

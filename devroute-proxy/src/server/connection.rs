@@ -549,11 +549,11 @@ mod tests {
         let options = Options::default();
         let metrics = Metrics::new("test", 1);
         let connections = Connections::new(&options);
-        let admission = super::super::admission::Admission::new(0);
+        let admission = super::super::admission::Admission::new(0, None);
         let (mut client, server) = tokio::io::duplex(1024);
         let admitted = Admitted {
             open: metrics.worker(0).connections().opened(),
-            place: admission.admit(),
+            place: admission.admit(std::net::Ipv4Addr::LOCALHOST.into(), true),
         };
         let service = tower::service_fn(|_: Request<RequestBody>| -> Ready<_> {
             ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))

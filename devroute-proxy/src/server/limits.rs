@@ -57,6 +57,9 @@ pub struct Limits {
     /// Connections at a time; `None` for [`CONNECTIONS`](Self::CONNECTIONS), or fewer where the
     /// process may not have two files open for each.
     pub connections: Option<usize>,
+    /// Connections at a time of one client: an IPv4 address, or a /64 of IPv6; `None` for as many as
+    /// there may be.
+    pub client_connections: Option<usize>,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams: u32,
 }
@@ -75,6 +78,7 @@ impl Default for Limits {
             headers: Self::HEADERS,
             body: None,
             connections: None,
+            client_connections: None,
             streams: 256,
         }
     }

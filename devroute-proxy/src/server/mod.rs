@@ -48,6 +48,7 @@ mod lifetime;
 mod limits;
 mod listen;
 mod refusal;
+mod sent;
 mod stream;
 mod strict;
 mod watched;
@@ -70,7 +71,6 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 pub(crate) use self::accept::accept;
-use self::admission::Place;
 pub(crate) use self::admission::{Admission, Admitted};
 pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
@@ -79,7 +79,7 @@ pub use self::limits::{Drain, HalfClose, Limits, Timers};
 pub use self::listen::{bind, bind_shared};
 pub(crate) use self::refusal::Words;
 use self::worker::Accepted;
-use crate::metrics::{Limit, Metrics, WorkerMetrics};
+use crate::metrics::{Metrics, WorkerMetrics};
 use crate::shutdown::Signal;
 
 /// How a server runs.
@@ -166,7 +166,7 @@ where
     }
 
     let connections = options.limits.connections.unwrap_or(Limits::CONNECTIONS);
-    let admission = Admission::new(connections);
+    let admission = Admission::new(connections, options.limits.client_connections);
     let refused = metrics.refused_connections();
     let mut turn = 0_usize;
     let stop = async {
@@ -177,10 +177,11 @@ where
         draining.begin();
     };
     accept(listener, stop, &metrics, |stream, client| {
-        let place = admission.admit();
-        if place.as_ref().is_none_or(Place::is_refused) {
-            refused.limit_reached(Limit::Connections);
+        let beyond = admission.beyond(client.ip());
+        if let Some(limit) = beyond {
+            refused.limit_reached(limit);
         }
+        let place = admission.admit(client.ip(), beyond.is_some());
         let (Some(place), Ok(stream)) = (place, stream.into_std()) else {
             return;
         };

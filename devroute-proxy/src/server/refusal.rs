@@ -57,8 +57,9 @@ impl Refusal {
                 grpc_status: "14",
                 proxy_status: "http_request_denied",
                 cause: "too_many_connections",
-                detail: "There are as many connections to this proxy as it may have.",
-                help: "Try again, use fewer connections, or allow more with --max-connections.",
+                detail: "There are as many connections to this proxy, or from this client, as there may be.",
+                help: "Try again, use fewer connections, or allow more with --max-connections and \
+                       --max-connections-per-client.",
             },
             Self::Head => Words {
                 status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::activity::{Activity, Version};
+use super::sent::Sent;
+use crate::metrics::Limit;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -36,6 +38,8 @@ pub(super) struct Watched<I> {
     filled: usize,
     /// How much of that has been read again.
     read: usize,
+    /// What of HTTP/2 has been sent.
+    sent: Sent,
     /// Once this side has nothing more to say.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -48,6 +52,7 @@ impl<I> Watched<I> {
             start: [0; PREFACE.len()],
             filled: 0,
             read: 0,
+            sent: Sent::default(),
             lingering: None,
         }
     }
@@ -85,6 +90,27 @@ impl<I: AsyncRead + Unpin> Watched<I> {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
                 Poll::Ready(_ended) => return Poll::Ready(()),
                 Poll::Pending => return lingering.as_mut().poll(cx),
+            }
+        }
+    }
+
+    /// Sees the first `count` bytes of what was to be sent.
+    fn written<'a>(&mut self, mut count: usize, bufs: impl Iterator<Item = &'a [u8]>) {
+        if !self.activity.is_http2() {
+            return;
+        }
+        for buf in bufs {
+            let now = buf.get(..count.min(buf.len())).unwrap_or_default();
+            count -= now.len();
+            let refused = self.sent.see(now);
+            for _ in 0..refused.streams {
+                self.activity.open().limit_reached(Limit::Streams);
+            }
+            for _ in 0..refused.floods {
+                self.activity.open().limit_reached(Limit::Flood);
+            }
+            if count == 0 {
+                return;
             }
         }
     }
@@ -136,6 +162,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.activity.blocked(written.is_pending());
+        if let Poll::Ready(Ok(count)) = written {
+            self.written(count, [buf].into_iter());
+        }
         written
     }
 
@@ -162,6 +191,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.activity.blocked(written.is_pending());
+        if let Poll::Ready(Ok(count)) = written {
+            self.written(count, bufs.iter().map(|buf| &**buf));
+        }
         written
     }
 

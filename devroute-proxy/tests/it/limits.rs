@@ -18,6 +18,9 @@ use crate::support::{Client, PATIENCE, Server, router, sidecar, until};
 const OPEN: &str = r#"devroute_open_connections{listener="proxy"}"#;
 const HEAD_LIMIT: &str = r#"devroute_limits_reached_total{limit="head"}"#;
 const HEAD_TIMER: &str = r#"devroute_client_timeouts_total{timer="head"}"#;
+const CLIENT_LIMIT: &str = r#"devroute_limits_reached_total{limit="client_connections"}"#;
+const STREAM_LIMIT: &str = r#"devroute_limits_reached_total{limit="streams"}"#;
+const FLOOD_LIMIT: &str = r#"devroute_limits_reached_total{limit="flood"}"#;
 const CONNECTION_LIMIT: &str = r#"devroute_limits_reached_total{limit="connections"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,6 +199,70 @@ async fn a_stream_too_many_is_refused_to_a_client_that_does_not_count() {
     let refusal = tokio::time::timeout(PATIENCE, reading).await;
     refusal.expect("it is refused");
     assert_eq!(baseline.seen().len(), 1);
+    assert_eq!(proxy.sample(STREAM_LIMIT).await, 1.0);
+    assert_eq!(proxy.sample(FLOOD_LIMIT).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_resets_what_it_asks_for_in_the_same_breath_is_told_to_calm_down() {
+    let baseline = Server::holding("baseline").await;
+    let proxy = sidecar(baseline.address, |_| {}).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1..200).step_by(2) {
+        // `GET http://foo/`, and RST_STREAM (CANCEL).
+        sent.extend([0, 0, 8, 1, 5, 0, 0, 0, stream]);
+        sent.extend([0x82, 0x86, 0x84, 0x41, 3, b'f', b'o', b'o']);
+        sent.extend([0, 0, 4, 3, 0, 0, 0, 0, stream, 0, 0, 0, 8]);
+    }
+    client.write_all(&sent).await.unwrap();
+    let mut told = Vec::new();
+    let closed = tokio::time::timeout(PATIENCE, client.read_to_end(&mut told)).await;
+    closed.expect("it is closed").unwrap();
+    let calm_down = b"\0\0\0\x0btoo_many_resets";
+    assert!(told.windows(calm_down.len()).any(|it| it == calm_down));
+    until("it is counted", async || {
+        proxy.sample(FLOOD_LIMIT).await == 1.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_may_be_kept_from_taking_every_place() {
+    let baseline = Server::holding("baseline").await;
+    let proxy = sidecar(baseline.address, |config| {
+        config.process.limits.client_connections = Some(2);
+    })
+    .await;
+    let mut greedy = Vec::new();
+    for _ in 0..2 {
+        greedy.push(tokio::spawn(proxy.get("/").send()));
+        baseline.arrived().await;
+    }
+    let refused = proxy.get("/").send().await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.json()["cause"], "too_many_connections");
+    assert_eq!(proxy.sample(CLIENT_LIMIT).await, 1.0);
+    assert_eq!(proxy.sample(CONNECTION_LIMIT).await, 0.0);
+
+    // Another address of this machine is another client.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(proxy.address).await.unwrap();
+    let get = b"GET / HTTP/1.1\r\nhost: foo\r\nconnection: close\r\n\r\n";
+    other.write_all(get).await.unwrap();
+    baseline.arrived().await;
+    baseline.release();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    for answer in greedy {
+        assert_eq!(answer.await.unwrap().text, "baseline");
+    }
+    until("there is a place again", async || {
+        proxy.get("/").send().await.status == StatusCode::OK
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,6 +354,7 @@ fn the_documentation_has_the_defaults() {
             format!("{} min", timers.idle.unwrap().as_secs() / 60),
         ),
         ("max-connections", server::Limits::CONNECTIONS.to_string()),
+        ("max-connections-per-client", "off".to_owned()),
         ("max-streams", limits.streams.to_string()),
         ("max-head-size", format!("{} KiB", limits.head_size / 1024)),
         ("max-headers", limits.headers.to_string()),

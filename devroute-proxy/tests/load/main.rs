@@ -4,6 +4,7 @@
 //! cargo test --release -p devroute-proxy --test load -- idle
 //! cargo test --release -p devroute-proxy --test load -- mixed --seconds 1800
 //! cargo test --release -p devroute-proxy --test load -- mix --requests 10000000
+//! cargo test --release -p devroute-proxy --test load -- attack all --seconds 60
 //! ```
 //!
 //! - `idle`: 10,000 connections that had one request each and wait for the next, and 2,000 that do not
@@ -14,6 +15,8 @@
 //!
 //! - `mix`: requests for 64 targets, each with a contract of its own; clients go away, and targets close,
 //!   reset and send too much. No answer may be another request's, or another target's.
+//! - `attack`: what hostile clients and targets do, one after the other or the one that is named; see
+//!   `attack/mod.rs`.
 //!
 //! Everything is on loopback. The service and the laptop are in this process, the proxy is another.
 //! What the system does not allow (open files) is said loudly, and done with less.
@@ -24,6 +27,7 @@
 #![allow(clippy::print_stdout, reason = "it is a program that reports")]
 
 mod asking;
+mod attack;
 mod crowd;
 mod idle;
 mod mix;
@@ -54,6 +58,10 @@ fn main() -> ExitCode {
         requests: 100_000,
         targets: 64,
     };
+    let mut attack = String::new();
+    if what == "attack" {
+        attack = arguments.next().unwrap_or_default();
+    }
     while let Some(argument) = arguments.next() {
         let value = arguments.next().and_then(|value| value.parse().ok());
         match (&*argument, value) {
@@ -65,6 +73,7 @@ fn main() -> ExitCode {
             _ => return usage(),
         }
     }
+    let seconds = Duration::from_secs(settings.seconds);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -73,7 +82,8 @@ fn main() -> ExitCode {
     let passed = match &*what {
         "idle" => runtime.block_on(idle::run(&settings)),
         "mix" => runtime.block_on(mix::run(&settings)),
-        "mixed" => runtime.block_on(mixed::run(Duration::from_secs(settings.seconds))),
+        "mixed" => runtime.block_on(mixed::run(seconds)),
+        "attack" => runtime.block_on(attack::run(&attack, seconds)),
         _ => return usage(),
     };
     println!("{}", if passed { "passed" } else { "FAILED" });
@@ -87,7 +97,7 @@ fn main() -> ExitCode {
 fn usage() -> ExitCode {
     println!(
         "load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N] \
-         | load mix [--requests N] [--targets N]"
+         | load mix [--requests N] [--targets N] | load attack NAME|all [--seconds N]"
     );
     ExitCode::from(64)
 }

@@ -15,6 +15,8 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+static BIG: [u8; 1 << 20] = [b'x'; 1 << 20];
+
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// A service that answers with `says`, echoes what is posted, and speaks gRPC and WebSocket as far as
@@ -35,6 +37,22 @@ pub(crate) async fn service(says: &'static str) -> SocketAddr {
         }
     });
     address
+}
+
+/// The same, in a thread of its own that it does not share with those who ask.
+pub(crate) fn service_apart(says: &'static str) -> SocketAddr {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            tell.send(service(says).await).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    told.recv().unwrap()
 }
 
 /// A target that says `answer` to whatever comes, and closes.
@@ -99,6 +117,8 @@ async fn answer(
         return Ok(response);
     }
     match request.uri().path() {
+        "/big" => Ok(Response::new(full(Bytes::from_static(&BIG)))),
+        "/never" => std::future::pending().await,
         "/echo" => Ok(Response::new(request.into_body().boxed_unsync())),
         "/slow" => {
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -4,15 +4,25 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::asking::Connection;
+
+/// Lines of the log that are shown, so that one sees what there is.
+const SHOWN: u64 = 10;
 
 #[derive(Debug)]
 pub(crate) struct Proxy {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) max_connections: u64,
+    admin: SocketAddr,
+    lines: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -20,7 +30,14 @@ impl Proxy {
     pub(crate) fn start(upstream: SocketAddr, flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_devroute"))
             .args(["sidecar", "--service", "foo", "--listen", "127.0.0.1:0"])
-            .args(["--admin", "off", "--allow", "loopback", "--workers", "2"])
+            .args([
+                "--admin",
+                "127.0.0.1:0",
+                "--allow",
+                "loopback",
+                "--workers",
+                "2",
+            ])
             .args(["--log-format", "json", "--upstream"])
             .arg(format!("http://{upstream}"))
             .args(flags)
@@ -35,9 +52,19 @@ impl Proxy {
             .find(|line| line["message"] == "sidecar listens")
             .unwrap();
         // What it logs from now on are the faults it is given.
-        thread::spawn(move || log.for_each(drop));
+        let lines = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&lines);
+        thread::spawn(move || {
+            log.for_each(|line| {
+                if counted.fetch_add(1, Ordering::Relaxed) < SHOWN {
+                    println!("log: {}", line.unwrap_or_default());
+                }
+            });
+        });
         Self {
             child,
+            lines,
+            admin: started["admin"].as_str().unwrap().parse().unwrap(),
             address: started["listen"].as_str().unwrap().parse().unwrap(),
             max_connections: started["max_connections"].as_u64().unwrap(),
         }
@@ -49,6 +76,31 @@ impl Proxy {
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
         let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
         kilobytes.parse::<u64>().unwrap() * 1024
+    }
+
+    /// The processor time it has had.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may hold anything: the 12th and the 13th, in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Lines that it has logged since it began to serve.
+    pub(crate) fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    /// A counter of its metrics.
+    pub(crate) async fn sample(&self, sample: &str) -> u64 {
+        let mut connection = Connection::http1(self.admin).await.unwrap();
+        let scrape = connection.get("/metrics").await.unwrap().body;
+        let scrape = String::from_utf8(scrape.into()).unwrap();
+        let line = scrape.lines().find_map(|line| line.strip_prefix(sample));
+        // What has counted nothing may have no line yet.
+        line.map_or(0, |count| count.trim().parse().unwrap())
     }
 
     /// Open files.

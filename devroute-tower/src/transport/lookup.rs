@@ -2,7 +2,7 @@
 //!
 //! The system's resolver blocks a thread until it answers, or gives up after many seconds; whoever asked
 //! has gone by then. So a look-up holds its slot until the thread is free again, and not only as long as
-//! somebody waits for it. What a name may take is what an address may (`slots.rs`): four threads, a line
+//! somebody waits for it. What a name may take is what an address may (`slots`): four threads, a line
 //! behind them, and a second of memory where the name service did not answer in time.
 
 use std::{

@@ -12,8 +12,9 @@
 //! The table holds who is at it, and a bounded number of those who were. No lock is held across an
 //! `await`, and what is cancelled gives back what it had.
 
+mod table;
+
 use std::{
-    cmp::Reverse,
     collections::{HashMap, VecDeque},
     hash::Hash,
     sync::{
@@ -25,8 +26,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-/// How many keys are remembered that nobody is at.
-const REMEMBERED: usize = 1024;
+use self::table::Table;
 
 /// What slots are for.
 pub(crate) trait Key: Clone + Eq + Hash {}
@@ -86,27 +86,6 @@ struct Shared<K: Key> {
     full: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Table<K: Key> {
-    entries: HashMap<K, Entry<K>>,
-    taken: usize,
-    /// Those of them that strangers have.
-    strangers: usize,
-    waiting: usize,
-}
-
-#[derive(Debug)]
-struct Entry<K: Key> {
-    taken: usize,
-    /// Who waits; those who have gone are skipped.
-    line: Line<K>,
-    /// How many of the line are still there.
-    waiting: usize,
-    worked: Option<Instant>,
-    /// When it ran into its time-out, unless it has worked since.
-    timed_out: Option<Instant>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// It says nothing about the key.
@@ -115,8 +94,6 @@ enum End {
     Worked,
     TimedOut,
 }
-
-type Line<K> = VecDeque<oneshot::Sender<Slot<K>>>;
 
 enum Turn<K: Key> {
     Now(Slot<K>),
@@ -291,79 +268,6 @@ impl<K: Key> Clone for Slots<K> {
     }
 }
 
-impl<K: Key> Table<K> {
-    /// Forgets half of the keys that nobody is at, where there are too many: those first that never
-    /// worked, and of either kind the oldest.
-    fn make_room(&mut self, memory: Duration) {
-        if self.entries.len() < REMEMBERED + self.taken {
-            return;
-        }
-        let idle = |entry: &Entry<K>| entry.taken == 0 && entry.waiting == 0;
-        self.entries.retain(|_, entry| {
-            let is_over = entry.timed_out.is_some_and(|at| at.elapsed() >= memory);
-            !(idle(entry) && is_over && entry.worked.is_none())
-        });
-        let mut rest: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| idle(entry))
-            .map(|(key, entry)| (entry.worked.is_some(), entry.last(), key.clone()))
-            .collect();
-        if rest.len() < REMEMBERED {
-            return;
-        }
-        rest.sort_unstable_by_key(|(worked, last, _)| Reverse((*worked, *last)));
-        for (_, _, key) in rest.drain(REMEMBERED / 2..) {
-            self.entries.remove(&key);
-        }
-    }
-}
-
-impl<K: Key> Entry<K> {
-    fn limit(&self, limits: &Limits) -> usize {
-        match self.timed_out {
-            Some(_) => 1,
-            None => limits.each,
-        }
-    }
-
-    /// What began `since` then ran into its time-out; returns the line that is to hear of it.
-    fn time_out(&mut self, since: Instant, limits: &Limits) -> Line<K> {
-        // Another got through in the meantime: a packet was lost, and nothing more.
-        let is_lost_packet = self.worked.is_some_and(|at| at >= since);
-        if is_lost_packet || limits.memory.is_zero() {
-            return VecDeque::new();
-        }
-        self.timed_out = Some(Instant::now());
-        std::mem::take(&mut self.line)
-    }
-
-    fn is_stranger(&self) -> bool {
-        self.worked.is_none() || self.timed_out.is_some()
-    }
-
-    fn last(&self) -> Option<Instant> {
-        self.worked.max(self.timed_out)
-    }
-
-    /// Whether it says nothing.
-    fn is_empty(&self) -> bool {
-        self.taken == 0 && self.waiting == 0 && self.worked.is_none() && self.timed_out.is_none()
-    }
-}
-
-impl<K: Key> Default for Entry<K> {
-    fn default() -> Self {
-        Self {
-            taken: 0,
-            line: VecDeque::new(),
-            waiting: 0,
-            worked: None,
-            timed_out: None,
-        }
-    }
-}
-
 impl<K: Key> Slot<K> {
     /// It came: the key is no stranger any more.
     pub(crate) fn worked(&mut self) {
@@ -423,7 +327,7 @@ mod tests {
     use tokio::task::JoinSet;
     use tokio::time::{advance, timeout};
 
-    use super::*;
+    use super::{table::REMEMBERED, *};
 
     const LIMITS: Limits = Limits {
         each: 2,
