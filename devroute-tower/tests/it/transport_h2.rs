@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -11,13 +12,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use devroute_tower::transport::{Body, Destination, ErrorKind, HttpTransport, Protocol};
+use h2::Reason;
 use http::{Request, Response};
+use http_body_util::Full;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
+    time::timeout,
 };
 use tower::ServiceExt as _;
 
@@ -130,4 +136,59 @@ async fn a_peer_of_another_protocol_is_told_from_one_that_left() {
         let error = HttpTransport::new().oneshot(post(addr)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }
+}
+
+/// A peer that takes no byte of a body; `answers` says whether it begins to answer all the same. Tells
+/// what it was reset with.
+async fn takes_no_body(
+    answers: bool,
+) -> (SocketAddr, oneshot::Receiver<()>, oneshot::Receiver<Reason>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (asked, was_asked) = oneshot::channel();
+    let (reset, was_reset) = oneshot::channel();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        builder.initial_window_size(0);
+        let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        asked.send(()).unwrap();
+        let reason = if answers {
+            let mut answer = respond.send_response(Response::new(()), false).unwrap();
+            poll_fn(|cx| answer.poll_reset(cx)).await
+        } else {
+            poll_fn(|cx| respond.poll_reset(cx)).await
+        };
+        let _ = reset.send(reason.unwrap());
+    });
+    (addr, was_asked, was_reset)
+}
+
+fn upload(addr: SocketAddr) -> Request<Body> {
+    post(addr).map(|_empty| Body::new(Full::<Bytes>::from(vec![b'x'; 100_000])))
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_request_that_is_given_up_takes_its_upload_with_it() {
+    let (addr, asked, was_reset) = takes_no_body(false).await;
+    let asking = tokio::spawn(HttpTransport::new().oneshot(upload(addr)));
+    asked.await.unwrap();
+    asking.abort();
+    let reason = timeout(PATIENCE, was_reset).await.expect("it is reset");
+    assert_eq!(reason.unwrap(), Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_any_more_takes_its_upload_with_it() {
+    let (addr, _asked, was_reset) = takes_no_body(true).await;
+    // The connection outlives the answer, as it does in a pool.
+    let transport = HttpTransport::new();
+    let answer = transport.clone().oneshot(upload(addr)).await.unwrap();
+    drop(answer);
+    let reason = timeout(PATIENCE, was_reset).await.expect("it is reset");
+    assert_eq!(reason.unwrap(), Reason::CANCEL);
 }
