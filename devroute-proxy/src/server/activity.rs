@@ -21,6 +21,8 @@ pub(super) struct Activity {
     requests: AtomicU32,
     /// Those of them that are not answered yet.
     in_flight: AtomicU32,
+    /// Those of all that ended before their answer began.
+    given_up: AtomicU32,
     /// Bytes that came since a request last began or ended.
     received: AtomicU32,
     /// Whether there is something to send that the client does not take.
@@ -32,6 +34,11 @@ pub(super) struct Activity {
     pub(super) draining: Arc<Draining>,
     _alive: watch::Receiver<()>,
 }
+
+/// Requests that a client may give up on a connection like any other.
+const FICKLE: u32 = 16;
+/// Requests that it may give up where they are most of its requests.
+const FLOOD: u32 = 1000;
 
 /// Which HTTP a connection speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,6 +70,7 @@ impl Activity {
             is_http2: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
+            given_up: AtomicU32::new(0),
             received: AtomicU32::new(0),
             blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -100,6 +108,21 @@ impl Activity {
     /// The number of requests that have begun, which wraps around.
     pub(super) fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether its client has given up so many requests that it is worth a look whether the next one is
+    /// still wanted before somebody is asked.
+    pub(super) fn is_fickle(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) >= FICKLE
+    }
+
+    /// How many times over its client has given up too many requests: more than half of them, and many.
+    pub(super) fn floods(&self) -> u32 {
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        if given_up < self.requests() / 2 {
+            return 0;
+        }
+        given_up / FLOOD
     }
 
     pub(super) fn speaks(&self, version: Version) {
@@ -151,24 +174,38 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.received.store(0, Ordering::Relaxed);
-        InFlight(self)
+        InFlight {
+            activity: self,
+            is_answered: false,
+        }
     }
 }
 
 /// A request that is not answered yet, or whose answer is on its way.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    is_answered: bool,
+}
 
 impl InFlight {
     pub(super) fn activity(&self) -> &Activity {
-        &self.0
+        &self.activity
+    }
+
+    /// Its answer has begun.
+    pub(super) fn answered(&mut self) {
+        self.is_answered = true;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.received.store(0, Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.activity.received.store(0, Ordering::Relaxed);
+        self.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_answered {
+            self.activity.given_up.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -199,6 +236,30 @@ mod tests {
         assert_eq!(activity.phase(100), Phase::Idle);
         activity.received(100);
         assert_eq!(activity.phase(100), Phase::Head);
+    }
+
+    #[test]
+    fn a_client_that_gives_up_most_of_what_it_asks_for_is_a_flood() {
+        let activity = activity();
+        let ask = |answered: bool| {
+            let mut request = Arc::clone(&activity).request();
+            if answered {
+                request.answered();
+            }
+        };
+        for _ in 0..2 * FLOOD {
+            ask(true);
+        }
+        for _ in 0..FLOOD {
+            assert_eq!(activity.floods(), 0);
+            ask(false);
+        }
+        assert!(activity.is_fickle());
+        assert_eq!(activity.floods(), 0, "a third of them");
+        for _ in 0..FLOOD {
+            ask(false);
+        }
+        assert_eq!(activity.floods(), 2, "half of them");
     }
 
     #[test]

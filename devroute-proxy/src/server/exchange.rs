@@ -8,6 +8,9 @@
 //! that is one too many, an HTTP/2 request with too many fields, and a body that is too long. HTTP/1 is
 //! refused too many fields while it is read, by hyper, with an empty body.
 //!
+//! A request of HTTP/2 may have been reset by the time that it comes here. Where a client does that often,
+//! the next one is looked at again before anybody is asked.
+//!
 //! A body whose length is known is refused before anybody sees the request; any other one when it has
 //! become too long, which whoever reads it sees as a body that broke off. An answer that has begun by
 //! then breaks off too.
@@ -119,6 +122,7 @@ where
         };
         ResponseFuture {
             answer,
+            waits: !is_http1 && self.activity.is_fickle(),
             in_flight: Some(in_flight),
             too_long,
             is_http1,
@@ -176,6 +180,8 @@ pin_project! {
         is_http1: bool,
         is_last: bool,
         may_be_tunnel: bool,
+        // Whether it lets the connection look first whether its stream has been reset already.
+        waits: bool,
     }
 }
 
@@ -218,6 +224,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        if std::mem::take(this.waits) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut response = match this.answer.project() {
             AnswerProj::Own { response } => {
                 let response = response.take().unwrap_or_default();
@@ -230,7 +240,10 @@ where
                 ready!(oneshot.poll(cx))?.map(|body| Inside::Inner { body })
             }
         };
-        let in_flight = this.in_flight.take();
+        let mut in_flight = this.in_flight.take();
+        if let Some(in_flight) = &mut in_flight {
+            in_flight.answered();
+        }
         let too_long = this.too_long.take().map(|too_long| *too_long);
         if let Some((_, refusal)) = too_long.filter(|(seen, _)| seen.load(Ordering::Relaxed)) {
             if let Some(in_flight) = &in_flight {

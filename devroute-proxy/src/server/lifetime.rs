@@ -32,7 +32,7 @@ use super::BoxError;
 use super::activity::{Activity, Phase, Version};
 use super::limits::Timers;
 use super::watched::Watched;
-use crate::metrics::Timer;
+use crate::metrics::{Limit, Timer};
 
 /// Ticks without a request after which a connection has been idle for its time.
 const QUIET_TICKS: u8 = 4;
@@ -155,6 +155,7 @@ where
     let mut watch = Watch::new();
     let mut listening = false;
     let mut going_away = false;
+    let mut floods = 0;
     loop {
         let next = poll_fn(|cx| {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -168,6 +169,9 @@ where
             if draining && !going_away && activity.is_http2() {
                 return Poll::Ready(Next::GoAway);
             }
+            if activity.is_http2() && activity.floods() > floods {
+                return Poll::Ready(Next::Flood);
+            }
             let ran_out = watch.poll(clock.as_mut(), cx, activity, &patience, draining);
             ran_out.map(Next::RanOut)
         })
@@ -178,6 +182,14 @@ where
                 going_away = true;
                 go_away(connection.as_mut());
             }
+            Next::Flood if floods == 0 => {
+                floods = 1;
+                activity.open().limit_reached(Limit::Flood);
+                going_away = true;
+                go_away(connection.as_mut());
+            }
+            // It has been told.
+            Next::Flood => return Err(Flood.into()),
             Next::RanOut(Timer::Idle) if activity.is_http2() && !going_away => {
                 activity.open().timed_out(Timer::Idle);
                 going_away = true;
@@ -214,8 +226,21 @@ where
 enum Next {
     Ended(hyper::Result<()>),
     GoAway,
+    Flood,
     RanOut(Timer),
 }
+
+/// A client that gives up most of what it asks for.
+#[derive(Debug)]
+struct Flood;
+
+impl fmt::Display for Flood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the client went on to give up what it asked for")
+    }
+}
+
+impl StdError for Flood {}
 
 /// A client that kept its connection too long without a request.
 #[derive(Debug)]

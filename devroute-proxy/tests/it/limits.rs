@@ -228,6 +228,37 @@ async fn a_client_that_resets_what_it_asks_for_in_the_same_breath_is_told_to_cal
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_gives_up_all_it_asks_for_is_told_to_go() {
+    let baseline = Server::holding("baseline").await;
+    let proxy = sidecar(baseline.address, |_| {}).await;
+    let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut given_up = 0;
+    // Each has come to the service when it is reset.
+    while !sender.is_closed() {
+        let request = Request::get("http://foo/")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let mut sender = sender.clone();
+        let asking = tokio::spawn(async move { sender.send_request(request).await });
+        tokio::select! {
+            () = baseline.arrived() => asking.abort(),
+            // It met the end.
+            () = until("the connection is closed", async || asking.is_finished()) => {}
+        }
+        given_up += 1;
+        assert!(given_up < 1500, "it is told to go after about a thousand");
+    }
+    assert!(given_up >= 1000, "{given_up}");
+    assert_eq!(proxy.sample(FLOOD_LIMIT).await, 1.0);
+    baseline.release();
+    assert_eq!(proxy.get("/").h2().send().await.text, "baseline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_client_may_be_kept_from_taking_every_place() {
     let baseline = Server::holding("baseline").await;
     let proxy = sidecar(baseline.address, |config| {

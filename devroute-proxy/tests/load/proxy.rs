@@ -22,6 +22,8 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) max_connections: u64,
     admin: SocketAddr,
+    /// The listener for the service's own requests, where there is one.
+    pub(crate) outbound: Option<SocketAddr>,
     lines: Arc<AtomicU64>,
 }
 
@@ -65,6 +67,7 @@ impl Proxy {
             child,
             lines,
             admin: started["admin"].as_str().unwrap().parse().unwrap(),
+            outbound: started["outbound"].as_str().map(|it| it.parse().unwrap()),
             address: started["listen"].as_str().unwrap().parse().unwrap(),
             max_connections: started["max_connections"].as_u64().unwrap(),
         }

@@ -1,13 +1,17 @@
 //! What clients do to a server of HTTP/1.1, and to any server.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::Method;
+use hyper::body::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::{Ground, Result, pace};
+use crate::asking::{self, Connection};
 
 /// A head that does not end, a field at a time.
 pub(super) async fn slow_head(ground: Ground, _index: usize) -> Result {
@@ -109,5 +113,35 @@ pub(super) async fn churn(ground: Ground, index: usize) -> Result {
         ground.count(1);
     }
     sleep(pace(80)).await;
+    Ok(())
+}
+
+/// Requests with a contract and an id each, which a sidecar remembers for a while.
+pub(super) async fn ids(ground: Ground, index: usize) -> Result {
+    let mut connection = Connection::http1(ground.proxy).await?;
+    loop {
+        let number = ground.attempts.load(Ordering::Relaxed);
+        ground.count(1);
+        let id = format!("00-{number:024x}{index:08x}-00f067aa0ba902b7-01");
+        let headers = [
+            ("x-devroute", r#"{"bar":"10.0.0.1:80"}"#),
+            ("traceparent", &id),
+        ];
+        let request = asking::request(Method::GET, "/", &headers, Bytes::new());
+        if connection.send(request).await?.last {
+            return Ok(());
+        }
+        sleep(pace(2)).await;
+    }
+}
+
+/// Tunnels through the outbound listener that nobody uses.
+pub(super) async fn tunnels(ground: Ground, service: SocketAddr) -> Result {
+    let mut stream = TcpStream::connect(ground.outbound).await?;
+    let connect = format!("CONNECT {service} HTTP/1.1\r\nhost: {service}\r\n\r\n");
+    stream.write_all(connect.as_bytes()).await?;
+    ground.count(1);
+    stream.read_u8().await?;
+    sleep(Duration::from_secs(3600)).await;
     Ok(())
 }

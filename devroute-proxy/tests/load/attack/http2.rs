@@ -114,13 +114,14 @@ pub(super) async fn continuation(ground: Ground, index: usize) -> Result {
 /// CVE-2025-8671: requests that the server is made to reset itself, in each way there is. Some ways end
 /// the connection at once.
 pub(super) async fn made_you_reset(ground: Ground, _index: usize) -> Result {
+    const AT_ONCE: u32 = 40;
     for way in (0..4).cycle() {
         let mut raw = Raw::open(&ground, &[]).await?;
-        for burst in bursts().take(15) {
-            let bytes: Vec<u8> = burst
+        for number in (0..2000).step_by(AT_ONCE as usize) {
+            let bytes: Vec<u8> = (number..number + AT_ONCE)
                 .flat_map(|number| [get(id(number), "/slow"), unwelcome(way, id(number))].concat())
                 .collect();
-            if raw.burst(&ground, BURST, &bytes).await.is_err() {
+            if raw.burst(&ground, AT_ONCE, &bytes).await.is_err() {
                 break;
             }
         }

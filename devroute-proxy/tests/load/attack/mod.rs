@@ -16,6 +16,7 @@ mod clients;
 mod frames;
 mod http2;
 mod targets;
+mod tls;
 mod victims;
 
 use std::future::Future;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
+use tokio_rustls::TlsConnector;
 
 use self::targets::{BlackHoles, Says};
 use self::victims::Victims;
@@ -67,6 +69,7 @@ fn crowd(attackers: usize) -> usize {
 #[derive(Clone, Debug)]
 struct Ground {
     proxy: SocketAddr,
+    outbound: SocketAddr,
     attempts: Arc<AtomicU64>,
 }
 
@@ -85,6 +88,34 @@ struct Attack {
     /// The counter that has to count it.
     counter: Option<&'static str>,
     memory: u64,
+    /// Whether it is about proxies that speak TLS.
+    tls: bool,
+}
+
+/// Two proxies of the same kind.
+struct Stage {
+    attacked: Proxy,
+    beside: Proxy,
+    connector: Option<TlsConnector>,
+}
+
+impl Stage {
+    fn new(service: SocketAddr, flags: &[String], connector: Option<TlsConnector>) -> Self {
+        // Times that run out, and a table that fills, within a short attack.
+        let short = [
+            "--head-timeout=500ms",
+            "--first-byte-timeout=500ms",
+            "--connect-timeout=500ms",
+            "--outbound=127.0.0.1:0",
+            "--correlation-entries=256",
+        ];
+        let flags: Vec<&str> = flags.iter().map(|flag| &**flag).chain(short).collect();
+        Self {
+            attacked: Proxy::start(service, &flags),
+            beside: Proxy::start(service, &flags),
+            connector,
+        }
+    }
 }
 
 impl Attack {
@@ -102,11 +133,17 @@ impl Attack {
             attacker: Box::new(move |ground, index| Box::pin(attacker(ground, index))),
             counter: None,
             memory: MEMORY,
+            tls: false,
         }
     }
 
     fn counted(mut self, counter: &'static str) -> Self {
         self.counter = Some(counter);
+        self
+    }
+
+    fn by_tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -133,8 +170,12 @@ const PROTOCOL: &str = r#"devroute_reroute_failures_total{cause="protocol_error"
 const CLOSED: &str = r#"devroute_reroute_failures_total{cause="connection_closed"}"#;
 const SPARED: &str = r#"devroute_target_connects_spared_total{reason="timed_out"}"#;
 
+const HANDSHAKES: &str = "devroute_tls_handshake_failures_total";
+const EVICTED: &str = "devroute_correlation_evicted_total";
+const TUNNELS: &str = "devroute_outbound_tunnels_total";
+
 /// All of them.
-async fn attacks() -> (Vec<Attack>, BlackHoles) {
+async fn attacks(service: SocketAddr, connector: TlsConnector) -> (Vec<Attack>, BlackHoles) {
     let holes = BlackHoles::dig(20).await;
     let contracts = holes.contracts.clone();
     let attacks = vec![
@@ -157,6 +198,16 @@ async fn attacks() -> (Vec<Attack>, BlackHoles) {
         Attack::new("small-windows", 8, http2::small_windows).memory(64),
         Attack::new("streams", 2, http2::streams).counted(STREAMS),
         Attack::new("hpack", 4, http2::hpack),
+        Attack::new("tls-handshakes", 10, move |ground, index| {
+            tls::handshakes(ground, connector.clone(), index)
+        })
+        .counted(HANDSHAKES)
+        .by_tls(),
+        Attack::new("ids", 10, clients::ids).counted(EVICTED),
+        Attack::new("tunnels", 100, move |ground, _| {
+            clients::tunnels(ground, service)
+        })
+        .counted(TUNNELS),
         Attack::target("target-slow-head", Says::drip().listen().await),
         Attack::target("target-informational", Says::informational().listen().await)
             .counted(PROTOCOL),
@@ -176,35 +227,39 @@ async fn attacks() -> (Vec<Attack>, BlackHoles) {
     (attacks, holes)
 }
 
-/// Runs the attacks whose name is `name`, or all, for `seconds` each.
+/// Runs the attacks whose name is `name`, or all, for `time` each.
 pub(crate) async fn run(name: &str, time: Duration) -> bool {
-    let (attacks, _holes) = attacks().await;
+    let service = peers::service_apart("service");
+    let (flags, connector) = tls::identity();
+    let (attacks, _holes) = attacks(service, connector.clone()).await;
     let known = attacks.iter().any(|attack| attack.name == name);
     if name != "all" && !known {
         let names: Vec<_> = attacks.iter().map(|attack| attack.name).collect();
         println!("attacks are: all, {}", names.join(", "));
         return false;
     }
-    let service = peers::service_apart("service");
-    // Times that run out within a short attack.
-    let flags = [
-        "--head-timeout=500ms",
-        "--first-byte-timeout=500ms",
-        "--connect-timeout=500ms",
-    ];
-    let attacked = Proxy::start(service, &flags);
-    let beside = Proxy::start(service, &flags);
+    let plain = Stage::new(service, &[], None);
+    let by_tls = Stage::new(service, &flags, Some(connector));
     let mut passed = true;
     for attack in attacks {
         if name == "all" || name == attack.name {
-            passed &= one(&attack, &attacked, &beside, time).await;
+            let stage = if attack.tls { &by_tls } else { &plain };
+            passed &= one(&attack, stage, time).await;
         }
     }
-    passed & attacked.stop() & beside.stop()
+    for stage in [plain, by_tls] {
+        passed &= stage.attacked.stop() & stage.beside.stop();
+    }
+    passed
 }
 
-async fn one(attack: &Attack, attacked: &Proxy, beside: &Proxy, time: Duration) -> bool {
-    let victims = Victims::of(attacked.address, beside.address);
+async fn one(attack: &Attack, stage: &Stage, time: Duration) -> bool {
+    let Stage {
+        attacked,
+        beside,
+        connector,
+    } = stage;
+    let victims = Victims::of(attacked.address, beside.address, connector.clone());
     // Connections are opened, and pools filled.
     sleep(Duration::from_millis(200)).await;
     victims.restart();
@@ -216,6 +271,7 @@ async fn one(attack: &Attack, attacked: &Proxy, beside: &Proxy, time: Duration) 
     victims.restart();
     let ground = Ground {
         proxy: attacked.address,
+        outbound: attacked.outbound.unwrap(),
         attempts: Arc::default(),
     };
     let (peak, attackers) = during(attack, &ground, attacked, time).await;

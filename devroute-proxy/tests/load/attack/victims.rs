@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsConnector;
 
+use super::tls;
 use crate::asking::Connection;
 
 /// The time between two requests of one victim.
@@ -74,7 +76,12 @@ pub(super) struct Victims {
 }
 
 impl Victims {
-    pub(super) fn of(attacked: SocketAddr, beside: SocketAddr) -> Self {
+    /// They speak TLS where they are given what makes them believe the proxies.
+    pub(super) fn of(
+        attacked: SocketAddr,
+        beside: SocketAddr,
+        connector: Option<TlsConnector>,
+    ) -> Self {
         let times = [Times::default(), Times::default()];
         let (stop, stopped) = watch::channel(());
         let [of_attacked, of_beside] = times.clone();
@@ -87,7 +94,7 @@ impl Victims {
                 let mut victims = JoinSet::new();
                 for (address, times) in [(attacked, of_attacked), (beside, of_beside)] {
                     for index in 0..VICTIMS {
-                        victims.spawn(ask(address, index, times.clone()));
+                        victims.spawn(ask(address, index, times.clone(), connector.clone()));
                     }
                 }
                 let mut stopped = stopped;
@@ -118,7 +125,7 @@ impl Drop for Victims {
 }
 
 /// Asks at its pace; every hundredth time on a new connection, whose opening counts.
-async fn ask(address: SocketAddr, index: usize, times: Times) {
+async fn ask(address: SocketAddr, index: usize, times: Times, connector: Option<TlsConnector>) {
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -127,10 +134,14 @@ async fn ask(address: SocketAddr, index: usize, times: Times) {
             pace.tick().await;
             times.began(index);
             let answered = async {
-                let mut open = match connection.take() {
-                    Some(open) => open,
-                    None if index % 2 == 0 => Connection::http1(address).await?,
-                    None => Connection::http2(address).await?,
+                let mut open = match (connection.take(), &connector) {
+                    (Some(open), _) => open,
+                    (None, Some(connector)) => {
+                        let stream = tls::connect(connector, address).await?;
+                        Connection::http1_over(stream).await?
+                    }
+                    (None, None) if index % 2 == 0 => Connection::http1(address).await?,
+                    (None, None) => Connection::http2(address).await?,
                 };
                 let answer = open.get("/").await?;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>((open, answer))
