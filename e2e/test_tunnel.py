@@ -237,6 +237,7 @@ def test_grpc_of_all_kinds(hub, laptop, grpc_peer, grpc_client):
     assert peer.cancelled.wait(PATIENCE), "the reset comes through to the application"
 
 
+@pytest.mark.timeout(LARGE // MIB)
 def test_large_bodies_pass_without_being_kept(hub, laptop, app):
     hub = hub()
     laptop = laptop(hub, f"foo={app().port}")
@@ -289,17 +290,18 @@ def test_100_continue_is_the_applications_to_say(hub, laptop, app):
 
 
 def test_who_goes_away_is_not_worked_for(hub, laptop, serve):
-    gone = threading.Event()
+    arrived, gone = threading.Event(), threading.Event()
 
     def hang(conn):
         conn.head()
+        arrived.set()
         conn.ends()
         gone.set()
 
     laptop = laptop(hub(), f"foo={serve(hang).port}")
     with connect(laptop.port("foo")) as client:
         client.send("GET / HTTP/1.1\r\nhost: foo\r\n\r\n")
-        time.sleep(0.2)
+        assert arrived.wait(PATIENCE)
     assert gone.wait(PATIENCE)
     line = until(lambda: laptop.events("request"), "the line of the request")[0]
     assert line["status"] == 499

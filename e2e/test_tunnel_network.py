@@ -146,7 +146,7 @@ def test_a_laptop_behind_nat_is_called_and_calls(world):
     assert (status, json.loads(body)["path"]) == (200, "/tunnelled")
     # Where the policy of the hub allows no request goes none.
     status, body, _ = world.curl(laptop, *proxy, "http://169.254.169.254/latest/meta-data")
-    assert (status, json.loads(body)["cause"]) == (403, "destination_prohibited")
+    assert (status, json.loads(body)["cause"]) == (403, "prohibited")
 
     line = world.laptop.lines.wait(lambda it: '"path":"/call"' in it, "of the request")
     line = json.loads(line)

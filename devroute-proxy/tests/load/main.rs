@@ -5,6 +5,7 @@
 //! cargo test --release -p devroute-proxy --test load -- mixed --seconds 1800
 //! cargo test --release -p devroute-proxy --test load -- mix --requests 10000000
 //! cargo test --release -p devroute-proxy --test load -- attack all --seconds 60
+//! cargo test --release -p devroute-proxy --test load -- tunnel
 //! ```
 //!
 //! - `idle`: 10,000 connections that had one request each and wait for the next, and 2,000 that do not
@@ -17,6 +18,9 @@
 //!   reset and send too much. No answer may be another request's, or another target's.
 //! - `attack`: what hostile clients and targets do, one after the other or the one that is named; see
 //!   `attack/mod.rs`.
+//!
+//! - `tunnel`: 500 laptops at one hub with 5 requests each, in 512 MiB; and what a request through hub and laptop costs, in
+//!   what it costs at a router: twice its processor time and 300 us at most, which is judged in a release build.
 //!
 //! Everything is on loopback. The service and the laptop are in this process, the proxy is another.
 //! What the system does not allow (open files) is said loudly, and done with less.
@@ -34,6 +38,7 @@ mod mix;
 mod mixed;
 mod peers;
 mod proxy;
+mod tunnel;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         "idle" => runtime.block_on(idle::run(&settings)),
         "mix" => runtime.block_on(mix::run(&settings)),
         "mixed" => runtime.block_on(mixed::run(seconds)),
+        "tunnel" => runtime.block_on(tunnel::run(&settings)),
         "attack" => runtime.block_on(attack::run(&attack, seconds)),
         _ => return usage(),
     };
@@ -97,7 +103,8 @@ fn main() -> ExitCode {
 fn usage() -> ExitCode {
     println!(
         "load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N] \
-         | load mix [--requests N] [--targets N] | load attack NAME|all [--seconds N]"
+         | load mix [--requests N] [--targets N] | load attack NAME|all [--seconds N] \
+         | load tunnel [--connections N] [--seconds N]"
     );
     ExitCode::from(64)
 }

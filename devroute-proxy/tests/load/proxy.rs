@@ -30,18 +30,24 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A sidecar of foo in front of `upstream`.
     pub(crate) fn start(upstream: SocketAddr, flags: &[&str]) -> Self {
+        let upstream = format!("http://{upstream}");
+        let of_sidecar = [
+            "--service",
+            "foo",
+            "--allow",
+            "loopback",
+            "--upstream",
+            &upstream,
+        ];
+        Self::start_mode("sidecar", &of_sidecar, flags)
+    }
+
+    /// A process in `mode`.
+    pub(crate) fn start_mode(mode: &str, of_mode: &[&str], flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_devroute"))
-            .args(["sidecar", "--service", "foo", "--listen", "127.0.0.1:0"])
-            .args([
-                "--admin",
-                "127.0.0.1:0",
-                "--allow",
-                "loopback",
-                "--workers",
-                "2",
-            ])
-            .args(["--log-format", "json", "--upstream"])
-            .arg(format!("http://{upstream}"))
+            .args([mode, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--workers", "2", "--log-format", "json"])
+            .args(of_mode)
             .args(flags)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -51,7 +57,7 @@ impl Proxy {
         let started: Value = log
             .by_ref()
             .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
-            .find(|line| line["message"] == "sidecar listens")
+            .find(|line| line["message"] == format!("{mode} listens"))
             .unwrap();
         // What it logs from now on are the faults it is given.
         let lines = Arc::<AtomicU64>::default();
@@ -69,7 +75,8 @@ impl Proxy {
             admin: started["admin"].as_str().unwrap().parse().unwrap(),
             outbound: started["outbound"].as_str().map(|it| it.parse().unwrap()),
             address: started["listen"].as_str().unwrap().parse().unwrap(),
-            max_connections: started["max_connections"].as_u64().unwrap(),
+            // A hub does not say.
+            max_connections: started["max_connections"].as_u64().unwrap_or_default(),
         }
     }
 

@@ -73,8 +73,12 @@ impl Hub {
                 .any(|session| session.streams.load(Ordering::Relaxed) > 0)
         };
         let finished = async {
-            while in_flight() {
+            loop {
+                // Once in any case, so that laptops hear of it before they are cut off.
                 tokio::time::sleep(DRAIN_PERIOD).await;
+                if !in_flight() {
+                    return;
+                }
             }
         };
         if tokio::time::timeout(timeout, finished).await.is_err() {
