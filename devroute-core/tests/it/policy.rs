@@ -435,6 +435,29 @@ fn rule_05_a_refusal_says_what_to_do() {
 }
 
 #[test]
+fn rule_19_what_a_router_judges_is_not_judged_here() {
+    let policy = TargetPolicy::delegated();
+    for text in [
+        "10.0.0.1:80",
+        "169.254.169.254:80",
+        "laptop.ts.net:80",
+        "[::1]:80",
+    ] {
+        assert_eq!(policy.judge(&target(text)), Ok(Permit::Delegated), "{text}");
+    }
+    assert_eq!(
+        judge_addr(&policy, "169.254.169.254:80"),
+        Err(RefusalReason::Metadata),
+        "an address is judged all the same"
+    );
+}
+
+fn judge_addr(policy: &TargetPolicy, addr: &str) -> Result<SocketAddr, RefusalReason> {
+    let judged = policy.judge_addr(addr.parse().unwrap());
+    judged.map_err(|refusal| refusal.reason())
+}
+
+#[test]
 fn rule_05_scope_and_flow_label_do_not_survive_the_judgement() {
     let scoped = std::net::SocketAddrV6::new("fd00::1".parse().unwrap(), 80, 7, 3);
     let judged = TargetPolicy::default().judge_addr(scoped.into()).unwrap();

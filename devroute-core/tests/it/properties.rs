@@ -197,6 +197,89 @@ proptest! {
         }
     }
 
+    /// Rule 3: of the ways that some reader takes for an IPv4 address, one is an address.
+    #[test]
+    fn rule_03_an_ipv4_address_has_one_spelling(ip in any::<std::net::Ipv4Addr>(), place in 0_usize..4) {
+        let [a, b, c, d] = ip.octets();
+        let number = u32::from(ip);
+        let with = |part: String| {
+            let mut parts = [a, b, c, d].map(|octet| octet.to_string());
+            parts[place] = part;
+            parts.join(".")
+        };
+        let octet = [a, b, c, d][place];
+        let plain = format!("{ip}:80").parse::<Target>();
+        prop_assert!(plain.is_ok());
+        for spelling in [
+            format!("{number}"),
+            format!("{number:#x}"),
+            format!("0{number:o}"),
+            format!("{a}.{}", number & 0xff_ffff),
+            format!("{a}.{b}.{}", number & 0xffff),
+            format!("{a}.{b}.{c}"),
+            with(format!("0{octet}")),
+            with(format!("{octet:#x}")),
+            with(format!("0{octet:o}")),
+            with(format!("{}", u32::from(octet) + 256)),
+            with(format!("+{octet}")),
+            format!("{ip}."),
+            format!("[{ip}]"),
+        ] {
+            let target = format!("{spelling}:80");
+            // It is no name either.
+            prop_assert!(target.parse::<Target>().is_err(), "{}", target);
+        }
+    }
+
+    /// Rule 5: an IPv6 address that maps an IPv4 address is that one; one that hides it is nothing.
+    #[test]
+    fn rule_05_an_ipv4_address_does_not_hide_in_ipv6(ip in any::<std::net::Ipv4Addr>(), open in any::<bool>()) {
+        let policy = if open {
+            TargetPolicy::default()
+                .allow("0.0.0.0/0".parse().unwrap())
+                .allow("::/0".parse().unwrap())
+                .allow_loopback(true)
+                .allow_cgnat(true)
+        } else {
+            TargetPolicy::default()
+        };
+        let judge = |ip: std::net::IpAddr| {
+            policy.judge_addr((ip, 80).into()).map_err(|refusal| refusal.reason())
+        };
+        prop_assert_eq!(judge(ip.to_ipv6_mapped().into()), judge(ip.into()));
+        let [a, b] = [(u32::from(ip) >> 16) as u16, u32::from(ip) as u16];
+        for hidden in [
+            [0, 0, 0, 0, 0, 0, a, b],
+            [0, 0, 0, 0, 0xffff, 0, a, b],
+            [0x64, 0xff9b, 0, 0, 0, 0, a, b],
+            [0x64, 0xff9b, 1, 0, 0, 0, a, b],
+            [0x2002, a, b, 0, 0, 0, 0, 1],
+            [0x2001, 0, a, b, 0, 0, 0, 0],
+            [0x2001, 0, 0, 0, 0, 0, !a, !b],
+        ] {
+            let hidden = std::net::Ipv6Addr::from(hidden);
+            // `::` and `::1` are what they are.
+            if hidden.segments()[..7] != [0; 7] {
+                prop_assert!(judge(hidden.into()).is_err(), "{}", hidden);
+            }
+        }
+    }
+
+    /// Rule 5: what this process listens on, and what is denied, is no target whatever else is allowed.
+    #[test]
+    fn rule_05_own_listeners_and_denied_networks_are_closed(addr in any::<std::net::SocketAddr>()) {
+        let open = TargetPolicy::default()
+            .allow("0.0.0.0/0:1-65535".parse().unwrap())
+            .allow("[::/0]:1-65535".parse().unwrap())
+            .allow_loopback(true)
+            .allow_cgnat(true);
+        prop_assert!(open.clone().own_listener(addr).judge_addr(addr).is_err());
+        prop_assert!(open.clone().deny(NetworkRule::from(addr.ip())).judge_addr(addr).is_err());
+        let everywhere = (std::net::Ipv6Addr::UNSPECIFIED, addr.port()).into();
+        let own = open.own_listener(everywhere).own_address(addr.ip());
+        prop_assert!(own.judge_addr(addr).is_err());
+    }
+
     /// Rule 9: up to eight layers of encoding come off again.
     #[test]
     fn rule_09_encoding_several_times_changes_nothing(contract in contract(), layers in 0_usize..7) {
