@@ -22,8 +22,6 @@ use std::time::Duration;
 
 use devroute_tower::core::signature::{AuthorizedKeys, Verifier};
 
-use crate::shutdown::Signal;
-
 /// How often the file is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
 
@@ -108,13 +106,10 @@ impl AuthorizedFile {
         }
     }
 
-    /// Reloads twice a second, until `signal`.
-    pub(crate) async fn watch(self, mut signal: Signal) {
+    /// Reloads twice a second, to the end of the runtime: while the process drains, a key that is gone is gone.
+    pub(crate) async fn watch(self) {
         loop {
-            tokio::select! {
-                () = signal.wait() => return,
-                () = tokio::time::sleep(PERIOD) => {}
-            }
+            tokio::time::sleep(PERIOD).await;
             let file = self.clone();
             // It may be on a network; the accept loop must not wait for it.
             match tokio::task::spawn_blocking(move || file.reload()).await {

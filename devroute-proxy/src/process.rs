@@ -141,11 +141,11 @@ impl Process {
     }
 
     /// Keeps up with the file of authorized keys, where there is one.
-    pub(crate) fn watch_keys(&self, reroute: &RerouteConfig, signal: &Signal) {
+    pub(crate) fn watch_keys(&self, reroute: &RerouteConfig) {
         if let Some(file) = &reroute.signatures {
             file.announce("contracts have to be signed");
             self.metrics.add_verifier(file.verifier().clone());
-            tokio::spawn(file.clone().watch(signal.clone()));
+            tokio::spawn(file.clone().watch());
         }
     }
 

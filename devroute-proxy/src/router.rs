@@ -80,7 +80,7 @@ impl Router {
             "router listens"
         );
         process.announce(&config.reroute);
-        process.watch_keys(&config.reroute, &signal);
+        process.watch_keys(&config.reroute);
         let shared = process.shared(&config.reroute);
         let reach = ReachBack::new(&config, &shared);
         process

@@ -103,7 +103,7 @@ impl Sidecar {
             "sidecar listens"
         );
         process.announce(&config.reroute);
-        process.watch_keys(&config.reroute, &signal);
+        process.watch_keys(&config.reroute);
         let title = format!("sidecar of {}", config.service);
         let shared = process.shared(&config.reroute);
         if let Place::Named(named) = &upstream {
