@@ -10,16 +10,54 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use devroute_tower::OnFailure;
+use devroute_tower::transport::Connects;
+use devroute_tower::{ClientInfo, OnFailure};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::SidecarConfig;
+use crate::config::{Location, SidecarConfig};
+use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::process::{Process, ServeError};
 use crate::records::Records;
 use crate::resolve::Place;
-use crate::server::Drained;
+use crate::server::{self, Drained, Options};
 use crate::shutdown::Signal;
-use crate::stack;
+use crate::stack::{self, Shared};
+
+/// Serves one connection that is no socket to its end, with a server and a stack of its own, in front of the
+/// upstream of `config`, which has to be an address: for tests, and for fuzzing.
+pub async fn serve_stream<I>(config: &SidecarConfig, stream: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Location::Address(addr) = config.upstream.at else {
+        return;
+    };
+    let metrics = Metrics::new("sidecar", 1);
+    let shared = Shared {
+        metrics: Arc::clone(&metrics),
+        records: Arc::default(),
+        policy: config.reroute.policy.clone(),
+        own_listeners: Vec::new(),
+        forwards: Connects::new(),
+    };
+    let options = Options {
+        timers: config.process.timers,
+        limits: config.process.limits,
+        half_close: config.process.half_close,
+        ..Options::default()
+    };
+    let worker = metrics.worker(0);
+    let stack = stack::sidecar(
+        config,
+        &Place::Fixed(addr),
+        None,
+        &shared,
+        Arc::clone(&worker),
+    );
+    let client = ClientInfo::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+    server::serve_stream(stream, &options, &worker, stack(client)).await;
+}
 
 /// A sidecar that listens, and serves when told to.
 #[derive(Debug)]

@@ -172,7 +172,9 @@ pub(crate) fn outbound(
     if let Some(verifier) = verifier(&config.reroute) {
         layer = layer.verifier(verifier);
     }
-    let service = layer.layer(Forwarder::new(shared.forwarder(config, outbound, &worker)));
+    let forwarder = Forwarder::new(shared.forwarder(config, outbound, &worker))
+        .reveal_addresses(config.reroute.reveal_addresses);
+    let service = layer.layer(forwarder);
     let service = RestoreLayer::new(correlations.clone())
         .internal_hosts(outbound.internal.clone())
         .service(config.service.clone())
@@ -375,6 +377,7 @@ fn upstream(config: &SidecarConfig, place: &Place, transport: &HttpTransport) ->
         Some(timeout) => upstream.response_timeout(timeout),
         None => upstream,
     };
+    let upstream = upstream.reveal_addresses(config.reroute.reveal_addresses);
     match &config.upstream.tls_name {
         Some(name) => upstream.tls(name.clone()),
         None => upstream.h2c(config.upstream.h2c),

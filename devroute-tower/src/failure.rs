@@ -1,6 +1,9 @@
 //! Every answer that devroute gives itself is made here (rule 12).
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
 
 use bytes::Bytes;
 use devroute_core::{
@@ -57,6 +60,18 @@ impl Dialect {
             Self::Head
         } else {
             Self::Problem
+        }
+    }
+}
+
+/// What went wrong, with the address or only by its name.
+struct Why<'a>(&'a transport::Error, bool);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(error, true) => error.fmt(f),
+            Self(error, false) => f.write_str(error.kind().as_str()),
         }
     }
 }
@@ -136,7 +151,12 @@ impl Failure {
         let signature = error.signature_error();
         let what = capitalized(&error.to_string());
         let detail = match (malformed, signature, error.refusal()) {
-            (Some(malformed), _, _) => format!("{what}: {malformed}."),
+            (Some(malformed), _, _) if reveal_addresses => format!("{what}: {malformed}."),
+            // Its text may be an address.
+            (Some(malformed), _, _) => match malformed.offset() {
+                Some(offset) => format!("{what}, at byte {offset}."),
+                None => format!("{what}."),
+            },
             (None, Some(signature), _) => format!("{what}: {signature}."),
             (None, None, Some(refusal)) if reveal_addresses => format!("{what}: {refusal}."),
             _ => format!("{what}."),
@@ -199,14 +219,29 @@ impl Failure {
         }
     }
 
+    /// The request is more than one to who wants to see it so.
+    pub(crate) fn of_ambiguity() -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            cause: "ambiguous",
+            proxy_status: "http_request_error",
+            detail: "The request has several hosts, or a transfer coding other than chunked."
+                .into(),
+            help: "Send one Host, and the body as it is.".into(),
+            service: None,
+            target: None,
+        }
+    }
+
     /// The baseline itself cannot be reached.
-    pub(crate) fn of_upstream(error: &transport::Error) -> Self {
+    pub(crate) fn of_upstream(error: &transport::Error, reveal_addresses: bool) -> Self {
         let kind = error.kind();
+        let why = Why(error, reveal_addresses);
         Self {
             status: kind.status(),
             cause: kind.as_str(),
             proxy_status: kind.proxy_status(),
-            detail: format!("The service itself does not answer: {error}."),
+            detail: format!("The service itself does not answer: {why}."),
             help: match kind {
                 ErrorKind::TlsCertificate => {
                     "This is not about a contract: trust the issuer of the service's certificate \
@@ -233,13 +268,18 @@ impl Failure {
     }
 
     /// A forward proxy cannot reach what a request is for.
-    pub(crate) fn of_destination(error: &transport::Error, authority: &Authority) -> Self {
+    pub(crate) fn of_destination(
+        error: &transport::Error,
+        authority: &Authority,
+        reveal_addresses: bool,
+    ) -> Self {
         let kind = error.kind();
+        let why = Why(error, reveal_addresses);
         Self {
             status: kind.status(),
             cause: kind.as_str(),
             proxy_status: kind.proxy_status(),
-            detail: format!("The request for {authority} cannot be sent on: {error}."),
+            detail: format!("The request for {authority} cannot be sent on: {why}."),
             help: match kind {
                 ErrorKind::DnsFailed | ErrorKind::DnsTimeout => {
                     "This is not about a contract: check the name of the host. It is looked up here, \

@@ -148,6 +148,21 @@ pub(crate) fn last_recipient(parts: &mut request::Parts) -> Option<(StatusCode, 
     }
 }
 
+/// Whether somebody may read another request in this one: of several `Host` fields which is meant, and what a
+/// transfer coding does to the body besides chunks. Servers let both in.
+pub(crate) fn has_two_readings(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    if hosts.next().is_some() && hosts.next().is_some() {
+        return true;
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) => !coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => true,
+        (None, _) => false,
+    }
+}
+
 /// The authority that the client asked for: that of the URI, else `Host`.
 pub(crate) fn authority(parts: &request::Parts) -> Option<Authority> {
     match parts.uri.authority() {
@@ -364,6 +379,27 @@ mod tests {
         let mut two = crumbs();
         request_head(&mut two, &body(""), Protocol::Http2, None);
         assert_eq!(lines(&two.headers, "cookie"), ["a=1", "b=2"]);
+    }
+
+    #[test]
+    fn rule_16_a_request_is_not_sent_on_that_has_two_readings() {
+        let has_two = |fields: &[(&str, &str)]| {
+            let request = fields
+                .iter()
+                .fold(Request::post("/"), |request, (name, value)| {
+                    request.header(*name, *value)
+                });
+            let parts = parts(request);
+            has_two_readings(&parts.headers)
+        };
+        assert!(!has_two(&[]));
+        assert!(!has_two(&[("host", "a"), ("transfer-encoding", "Chunked")]));
+        assert!(has_two(&[("host", "a"), ("host", "a")]));
+        assert!(has_two(&[("transfer-encoding", "gzip, chunked")]));
+        assert!(has_two(&[
+            ("transfer-encoding", "gzip"),
+            ("transfer-encoding", "chunked")
+        ]));
     }
 
     #[test]

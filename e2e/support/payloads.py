@@ -41,6 +41,8 @@ class Http2Payload:
     want: int
     #: The body that the target gets.
     gets: bytes
+    #: Whether it is reset, be it before or after it was sent on.
+    may_be_reset: bool
 
 
 def http2():
@@ -57,4 +59,5 @@ def http2():
             body = bytes_of(entry["body"]) if "body" in entry else None
             gets = bytes_of(entry.get("gets", entry.get("body", "")))
             want = entry.get("want", 0)
-            yield Http2Payload(name, fields("fields"), body, fields("trailers"), want, gets)
+            resets = "gets" in entry
+            yield Http2Payload(name, fields("fields"), body, fields("trailers"), want, gets, resets)

@@ -100,6 +100,19 @@ impl Connections {
         });
     }
 
+    /// Serves `stream` here, to its end.
+    pub(super) async fn serve<I, S, B>(&self, stream: I, service: S, admitted: Admitted)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.admit(admitted, service).serve(stream).await;
+    }
+
     /// What becomes a connection when it gets its stream.
     fn admit<S>(&self, admitted: Admitted, service: S) -> Connection<S> {
         let refused = admitted.is_refused();

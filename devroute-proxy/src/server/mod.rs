@@ -67,6 +67,7 @@ use devroute_tower::ClientInfo;
 pub use devroute_tower::transport::Body as RequestBody;
 use http::{Request, Response};
 use hyper::body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tower_service::Service;
 
@@ -126,6 +127,26 @@ pub struct Drained {
 
 /// An error of any type.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Serves one connection to its end, which needs not be a socket.
+pub(crate) async fn serve_stream<I, S, B>(
+    stream: I,
+    options: &Options,
+    metrics: &WorkerMetrics,
+    service: S,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let open = metrics.connections().opened();
+    Connections::new(options)
+        .serve(stream, service, open.into())
+        .await;
+}
 
 /// Serves `listener` until `signal`, then lets requests in flight finish.
 ///

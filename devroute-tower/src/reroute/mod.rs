@@ -238,6 +238,9 @@ pub(crate) async fn reroute<T: Transport, B: Payload>(
     if request.method() == Method::CONNECT {
         return Attempt::Failed(Failure::of_connect(), outcome(OutcomeKind::Refused, None));
     }
+    if forward::has_two_readings(request.headers()) {
+        return Attempt::Failed(Failure::of_ambiguity(), outcome(OutcomeKind::Refused, None));
+    }
     let (mut parts, body) = request.into_parts();
     if let Some((status, headers)) = forward::last_recipient(&mut parts) {
         let mut response = Response::new(transport::ResponseBody::empty());

@@ -59,6 +59,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Forwarder {
     transport: HttpTransport,
+    reveal_addresses: bool,
 }
 
 /// In the extensions of the answer to a CONNECT: there is a tunnel from here on.
@@ -71,7 +72,17 @@ impl Forwarder {
     /// Forwards over the connections of `transport`.
     #[must_use]
     pub fn new(transport: HttpTransport) -> Self {
-        Self { transport }
+        Self {
+            transport,
+            reveal_addresses: true,
+        }
+    }
+
+    /// Whether the answer says which address of a host could not be reached; it does by default.
+    #[must_use]
+    pub fn reveal_addresses(mut self, reveal: bool) -> Self {
+        self.reveal_addresses = reveal;
+        self
     }
 
     /// Joins the client with the host that it asks for a tunnel to.
@@ -81,10 +92,11 @@ impl Forwarder {
             return answer(Failure::of_connect(), dialect);
         };
         let connector = self.transport.connector.clone();
+        let reveal_addresses = self.reveal_addresses;
         Box::pin(async move {
             let (mut server, open) = match connector.dial(&peer, Protocol::Http1).await {
                 Ok(dialled) => dialled,
-                Err(error) => return Ok(failed(&error, &authority, dialect)),
+                Err(error) => return Ok(failed(&error, &authority, dialect, reveal_addresses)),
             };
             tokio::spawn(async move {
                 let _open = open;
@@ -156,6 +168,7 @@ where
         };
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
         let transport = self.transport.clone();
+        let reveal_addresses = self.reveal_addresses;
         Box::pin(async move {
             let request = Request::from_parts(parts, body);
             let named = Some(authority.clone());
@@ -163,7 +176,8 @@ where
             let answered = sent
                 .await
                 .and_then(|response| switched(response, upgrade, &peer));
-            Ok(answered.unwrap_or_else(|error| failed(&error, &authority, dialect)))
+            Ok(answered
+                .unwrap_or_else(|error| failed(&error, &authority, dialect, reveal_addresses)))
         })
     }
 }
@@ -229,9 +243,14 @@ fn answer(failure: Failure, dialect: Dialect) -> Answer {
     Box::pin(ready(Ok(response.map(ResponseBody::new))))
 }
 
-fn failed(error: &Error, authority: &Authority, dialect: Dialect) -> Response<ResponseBody> {
+fn failed(
+    error: &Error,
+    authority: &Authority,
+    dialect: Dialect,
+    reveal_addresses: bool,
+) -> Response<ResponseBody> {
     tracing::debug!(%authority, %error, "a request was not sent on");
-    let failure = Failure::of_destination(error, authority);
+    let failure = Failure::of_destination(error, authority, reveal_addresses);
     let mut response = failure.into_response::<ResponseBody>(dialect, true, None);
     response
         .extensions_mut()

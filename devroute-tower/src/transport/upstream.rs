@@ -53,6 +53,7 @@ pub struct Upstream {
     name: Option<super::tls::TlsName>,
     h2c: bool,
     response_timeout: Option<Duration>,
+    reveal_addresses: bool,
 }
 
 /// Where an upstream is that may move while it is used, such as one that is known by name.
@@ -116,6 +117,13 @@ impl UpstreamFailure {
 }
 
 impl Upstream {
+    /// Whether the answer says at which address the upstream does not answer; it does by default.
+    #[must_use]
+    pub fn reveal_addresses(mut self, reveal: bool) -> Self {
+        self.reveal_addresses = reveal;
+        self
+    }
+
     /// Forwards to `addr`.
     #[must_use]
     pub fn new(transport: HttpTransport, addr: SocketAddr) -> Self {
@@ -137,6 +145,7 @@ impl Upstream {
             name: None,
             h2c: false,
             response_timeout: None,
+            reveal_addresses: true,
         }
     }
 
@@ -215,7 +224,7 @@ where
         }
         let Some(addr) = self.addr() else {
             let error = Error::without_addr(ErrorKind::DnsFailed);
-            return Box::pin(ready(Ok(failed(&error, dialect))));
+            return Box::pin(ready(Ok(failed(&error, dialect, self.reveal_addresses))));
         };
         let protocol = if self.h2c {
             Protocol::Http2
@@ -241,6 +250,7 @@ where
         forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
         let whom = peer.clone();
         let timeout = self.response_timeout;
+        let reveal_addresses = self.reveal_addresses;
         Box::pin(async move {
             let sent = match timeout {
                 None => {
@@ -258,7 +268,7 @@ where
             Ok(
                 match sent.and_then(|response| switched(response, upgrade, &whom)) {
                     Ok(response) => response,
-                    Err(error) => failed(&error, dialect),
+                    Err(error) => failed(&error, dialect, reveal_addresses),
                 },
             )
         })
@@ -266,9 +276,9 @@ where
 }
 
 /// The answer in place of the upstream's.
-fn failed(error: &Error, dialect: Dialect) -> Response<ResponseBody> {
+fn failed(error: &Error, dialect: Dialect, reveal_addresses: bool) -> Response<ResponseBody> {
     tracing::debug!(%error, "the upstream did not answer");
-    let failure = Failure::of_upstream(error);
+    let failure = Failure::of_upstream(error, reveal_addresses);
     let mut response = failure.into_response::<ResponseBody>(dialect, true, None);
     response
         .extensions_mut()

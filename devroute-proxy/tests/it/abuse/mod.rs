@@ -9,3 +9,4 @@ mod reader;
 mod recorder;
 mod requests;
 mod responses;
+mod same;

@@ -75,3 +75,34 @@ impl Payload {
 pub(crate) fn latin_1(text: &str) -> Vec<u8> {
     text.chars().map(|it| u8::try_from(it).unwrap()).collect()
 }
+
+#[test]
+fn the_security_model_has_the_counts_and_no_advisory_without_a_payload() {
+    let model = include_str!("../../../../docs/security-model.md");
+    let mut refs = String::new();
+    for file in ["requests.jsonl", "responses.jsonl", "http2.jsonl"] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/payloads");
+        let text = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with('{'));
+        let entries = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut count = 0;
+        for entry in entries {
+            count += entry["each"].as_array().map_or(1, Vec::len);
+            refs += &entry["refs"].to_string();
+        }
+        let said = format!("**{count}** payloads in `devroute-proxy/tests/payloads/{file}`");
+        assert!(
+            model.contains(&said),
+            "docs/security-model.md lacks: {said}"
+        );
+    }
+    let http = model.split("\n### HTTP\n").nth(1).unwrap();
+    let http = http.split("\n### ").next().unwrap();
+    for (at, _) in http.match_indices("CVE-") {
+        let end = http[at..].find(|it: char| !it.is_ascii_alphanumeric() && it != '-');
+        let advisory = &http[at..at + end.unwrap()];
+        // Nothing here has a cache.
+        let is_known = refs.contains(&format!("{advisory} (")) || advisory == "CVE-2026-2836";
+        assert!(is_known, "no payload is after {advisory}");
+    }
+}

@@ -1,6 +1,5 @@
 //! The payloads of HTTP/1, on each way that a request can take.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::net::TcpStream;
 use super::payloads::{self, Payload};
 use super::reader::{self, End, Reading, Request};
 use super::recorder::Recorder;
+use super::same::same;
 use crate::support::{ANY, Proxy, router, sidecar};
 
 /// Far longer than an exchange takes on a machine that is busy.
@@ -242,49 +242,6 @@ fn statuses(text: &str) -> Vec<u16> {
         .filter_map(|(at, start)| text[at + start.len()..].get(..3)?.parse().ok())
         .filter(|status| *status >= 200)
         .collect()
-}
-
-/// What a proxy adds, or has its own word in.
-const OWN: [&str; 13] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "upgrade",
-    "http2-settings",
-    "via",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-devroute",
-    "x-devroute-matched",
-];
-
-/// Asserts that the target got the request that was sent.
-fn same(sent: &Request, got: &Request) -> Result<(), String> {
-    let ((host, path), (got_host, got_path)) = (sent.place(), got.place());
-    let connection: Vec<String> = sent
-        .all("connection")
-        .iter()
-        .flat_map(|it| it.split(|byte| *byte == b','))
-        .map(|it| String::from_utf8_lossy(it.trim_ascii()).to_lowercase())
-        .collect();
-    let fields = |request: &Request| -> BTreeSet<(String, Vec<u8>)> {
-        let fields = request.fields.iter().filter(|(name, _)| {
-            !OWN.contains(&&**name) && name != "baggage" && !connection.contains(name)
-        });
-        fields.cloned().collect()
-    };
-    let is_same = sent.method == got.method
-        && path == got_path
-        && (host == got_host || sent.all("host").is_empty())
-        && sent.body == got.body
-        && fields(sent) == fields(got);
-    if is_same {
-        return Ok(());
-    }
-    Err(format!("{got:?} is not {sent:?}"))
 }
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
