@@ -152,11 +152,12 @@ pub struct SidecarArgs {
         help_heading = "Traffic"
     )]
     pub service: Option<String>,
-    /// Hand rerouted requests to the router at this address instead of dialling the target
+    /// Hand rerouted requests to the router at this address, or of this name, instead of dialling
+    /// the target
     #[arg(
         long,
         env = "DEVROUTE_VIA",
-        value_name = "ADDR",
+        value_name = "HOST:PORT",
         help_heading = "Traffic"
     )]
     pub via: Option<String>,

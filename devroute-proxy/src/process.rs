@@ -124,6 +124,7 @@ impl Process {
             policy,
             own_listeners,
             forwards: Connects::new(),
+            router: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where an upstream is that is known by name, then and from then on.
+//! Where an upstream or a router is that is known by name, then and from then on.
 //!
 //! A name is looked up before anything is served, and again every ten seconds: it may move, and no
 //! resolver of the system says for how long an answer is good. As long as an address is among the
@@ -38,6 +38,21 @@ impl Place {
             Location::Name(name, port) => Self::Named(Resolved::new(name, *port).await),
         }
     }
+
+    /// Looks it up again and again, until `signal`, where it is known by name.
+    pub(crate) fn watch(&self, signal: &Signal) {
+        if let Self::Named(named) = self {
+            tokio::spawn(named.clone().watch(signal.clone()));
+        }
+    }
+
+    /// Where it is, then and from then on.
+    pub(crate) fn addr(&self) -> UpstreamAddr {
+        match self {
+            Self::Fixed(addr) => UpstreamAddr::new(*addr),
+            Self::Named(named) => named.addr.clone(),
+        }
+    }
 }
 
 /// A name and the address it has, if any.
@@ -61,7 +76,7 @@ impl Resolved {
     }
 
     /// Looks it up again and again, until `signal`.
-    pub(crate) async fn watch(self, mut signal: Signal) {
+    async fn watch(self, mut signal: Signal) {
         let mut failed = false;
         loop {
             let period = match self.addr.get() {
@@ -77,7 +92,7 @@ impl Resolved {
                 // Once, not again and again.
                 Err(error) if !failed => {
                     failed = true;
-                    tracing::warn!(name = self.name, %error, "the upstream cannot be looked up");
+                    tracing::warn!(name = self.name, %error, "the name cannot be looked up");
                 }
                 Err(_again) => {}
             }
@@ -91,7 +106,7 @@ impl Resolved {
             let addr = first_that_accepts(&found).await?;
             self.addr.set(addr);
             if known.is_some() {
-                tracing::info!(name = self.name, %addr, "the upstream has moved");
+                tracing::info!(name = self.name, %addr, "the name has moved");
             }
         }
         Ok(())

@@ -64,6 +64,7 @@ where
 pub struct Sidecar {
     config: SidecarConfig,
     upstream: Place,
+    router: Option<Place>,
     process: Process,
 }
 
@@ -81,9 +82,14 @@ impl Sidecar {
         )
         .await?;
         let upstream = Place::of(&config.upstream.at).await;
+        let router = match &config.via {
+            Some(at) => Some(Place::of(at).await),
+            None => None,
+        };
         Ok(Self {
             config,
             upstream,
+            router,
             process,
         })
     }
@@ -121,6 +127,7 @@ impl Sidecar {
         let Self {
             config,
             upstream,
+            router,
             mut process,
         } = self;
         tracing::info!(
@@ -128,7 +135,7 @@ impl Sidecar {
             service = %config.service,
             listen = %process.address,
             upstream = %config.upstream,
-            via = config.via.map(tracing::field::display),
+            via = config.via.as_ref().map(tracing::field::display),
             fallback = config.on_failure == OnFailure::Fallback,
             admin = process.admin_address.map(tracing::field::display),
             outbound = process.outbound_address.map(tracing::field::display),
@@ -143,9 +150,11 @@ impl Sidecar {
         process.announce(&config.reroute);
         process.watch_keys(&config.reroute);
         let title = format!("sidecar of {}", config.service);
-        let shared = process.shared(&config.reroute);
-        if let Place::Named(named) = &upstream {
-            tokio::spawn(named.clone().watch(signal.clone()));
+        upstream.watch(&signal);
+        let mut shared = process.shared(&config.reroute);
+        if let Some(router) = &router {
+            router.watch(&signal);
+            shared.router = Some(router.addr());
         }
         let listening = process.take_outbound().zip(config.outbound.clone());
         let outbound = listening.map(|((listener, options), config)| Outbound {

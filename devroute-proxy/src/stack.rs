@@ -29,7 +29,9 @@ use devroute_tower::core::carrier::Unwritten;
 use devroute_tower::core::signature::Verifier;
 use devroute_tower::correlation::{Correlations, Remember, RememberLayer, Restore, RestoreLayer};
 use devroute_tower::outbound::DevRouteClientReroute;
-use devroute_tower::transport::{Connects, Forwarder, HttpTransport, ResponseBody, Upstream};
+use devroute_tower::transport::{
+    Connects, Forwarder, HttpTransport, ResponseBody, Upstream, UpstreamAddr,
+};
 use devroute_tower::{ClientInfo, DevRoute, DevRouteClientLayer, DevRouteLayer, Mode};
 use devroute_tunnel::hub::{Hub, Registrar};
 use http::{Request, Response, StatusCode};
@@ -59,6 +61,8 @@ pub(crate) struct Shared {
     /// The connections that are being opened for the application's own requests. Those to targets are
     /// others', and limited by themselves.
     pub(crate) forwards: Connects,
+    /// The router that dials targets, if it is not this process.
+    pub(crate) router: Option<UpstreamAddr>,
 }
 
 /// The stack of a sidecar, for one worker.
@@ -83,8 +87,8 @@ pub(crate) fn sidecar(
     .forwarded_to_baseline(config.forwarded_to_baseline)
     .on_abandoned(abandoned.clone())
     .transport(Carried::transport(transport, Arc::clone(&metrics)));
-    if let Some(router) = config.via {
-        layer = layer.via(router);
+    if let Some(router) = &shared.router {
+        layer = layer.via_follow(router.clone());
     }
     let remember = match correlations {
         Some(correlations) => RememberLayer::new(correlations.clone()),
@@ -166,8 +170,8 @@ pub(crate) fn outbound(
         .reveal_addresses(config.reroute.reveal_addresses)
         .forwarded_fields(config.reroute.forwarded)
         .for_clients();
-    if let Some(router) = config.via {
-        layer = layer.via(router);
+    if let Some(router) = &shared.router {
+        layer = layer.via_follow(router.clone());
     }
     if let Some(verifier) = verifier(&config.reroute) {
         layer = layer.verifier(verifier);
@@ -453,6 +457,7 @@ mod tests {
             policy: TargetPolicy::default(),
             own_listeners: Vec::new(),
             forwards: Connects::new(),
+            router: None,
         };
         let remembered = RememberLayer::new(Correlations::new()).layer(Baseline);
         let inner = Carried::baseline(remembered, Arc::clone(&metrics));

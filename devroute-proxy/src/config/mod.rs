@@ -136,7 +136,7 @@ pub struct SidecarConfig {
     /// Whom to believe to be that instance, where it speaks TLS.
     pub upstream_tls: Option<TlsConfig>,
     /// The router that dials targets, if not the sidecar itself.
-    pub via: Option<SocketAddr>,
+    pub via: Option<Location>,
     /// What happens when a reroute fails.
     pub on_failure: OnFailure,
     /// How long the service may take to begin an answer; `None` for ever.
@@ -174,7 +174,7 @@ impl SidecarConfig {
             upstream_tls: tls::upstream(settings, &mut upstream)?,
             upstream,
             service: settings.required("service", value::service)?,
-            via: settings.one("via", value::address)?,
+            via: settings.one("via", value::location)?,
             on_failure: settings
                 .one("on-failure", value::on_failure)?
                 .unwrap_or_default(),

@@ -221,6 +221,31 @@ pub(crate) fn upstream(text: &str) -> Result<Upstream, String> {
     })
 }
 
+/// Something else that listens, at an address or by name, and always with its port.
+pub(crate) fn location(text: &str) -> Result<Location, String> {
+    let expected = || {
+        expected(
+            text,
+            "an address or a name, and a port",
+            "10.0.0.7:8080, [fd00::7]:8080 or devroute-router.devroute.svc:8080",
+        )
+    };
+    let (host, Some(port)) = host_and_port(text).ok_or_else(expected)? else {
+        return Err(expected());
+    };
+    let at = match host.parse::<IpAddr>() {
+        Ok(ip) => Location::Address(SocketAddr::new(ip, port)),
+        // What is no host in a certificate is none here.
+        Err(_name) => tls_name(host).map(|_| Location::Name(host.to_owned(), port))?,
+    };
+    if port == 0 || matches!(at, Location::Address(addr) if addr.ip().is_unspecified()) {
+        return Err(format!(
+            "{text:?} is not an address that can be connected to"
+        ));
+    }
+    Ok(at)
+}
+
 /// A host, without the brackets of an IPv6 address, and the port behind it.
 fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));

@@ -186,8 +186,8 @@ fn a_wrong_flag_names_the_flag() {
         ("--tls-key", "/nowhere.pem", "the key of a certificate"),
         (
             "--via",
-            "router:8080",
-            "\"router:8080\" is not an address and port",
+            "router",
+            "\"router\" is not an address or a name, and a port",
         ),
         (
             "--forwarded-on",

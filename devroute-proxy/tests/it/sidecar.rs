@@ -1,6 +1,6 @@
 //! A sidecar answers from the baseline, from the target, or with the reason.
 
-use devroute_proxy::config::Strip;
+use devroute_proxy::config::{Location, Strip};
 use devroute_tower::core::TargetPolicy;
 use devroute_tower::core::carrier::cookie;
 use devroute_tower::{ForwardedFields, OnFailure};
@@ -190,7 +190,7 @@ async fn rule_19_via_a_router_the_router_dials_and_judges() {
     let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
     let router = router(|_| {}).await;
     let sidecar = sidecar(baseline.address, |config| {
-        config.via = Some(router.address);
+        config.via = Some(Location::Address(router.address));
         // Its own policy, which refuses loopback, is not asked.
         config.reroute.policy = TargetPolicy::default();
     })
@@ -209,6 +209,43 @@ async fn rule_19_via_a_router_the_router_dials_and_judges() {
         .send()
         .await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN, "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_may_be_a_name_and_one_without_an_address_holds_up_nobody() {
+    let (baseline, laptop) = (Server::says("baseline").await, Server::says("laptop").await);
+    let router = router(|_| {}).await;
+    let via = |name: &str, on_failure| {
+        let at = Location::Name(name.to_owned(), router.address.port());
+        sidecar(baseline.address, move |config| {
+            config.via = Some(at);
+            config.on_failure = on_failure;
+        })
+    };
+    let contract = format!(r#"{{"foo":"{}"}}"#, laptop.address);
+
+    let known = via("localhost", OnFailure::Fail).await;
+    let answer = known.get("/").contract(&contract).send().await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "laptop"));
+
+    let unknown = via("nowhere.invalid", OnFailure::Fail).await;
+    assert_eq!(unknown.get("/").send().await.text, "baseline");
+    let answer = unknown.get("/").contract(&contract).send().await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(
+        answer.header("x-devroute-routed"),
+        "foo=none; reason=dns_failed"
+    );
+    let said = "through a router, whose own name has no address yet";
+    assert!(answer.text.contains(said), "{}", answer.text);
+
+    let falls_back = via("nowhere.invalid", OnFailure::Fallback).await;
+    let answer = falls_back.get("/").contract(&contract).send().await;
+    assert_eq!(answer.text, "baseline");
+    assert_eq!(
+        answer.header("x-devroute-routed"),
+        "foo=baseline; reason=dns_failed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

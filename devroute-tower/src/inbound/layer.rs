@@ -11,7 +11,7 @@ use crate::{
     forwarded::ForwardedFields,
     mode::{Mode, OncePerMinute},
     reroute::{OnFailure, Settings, default_policy},
-    transport::HttpTransport,
+    transport::{HttpTransport, UpstreamAddr},
 };
 
 /// Reroutes a request whose contract names this service, and remembers the contract for the
@@ -179,7 +179,14 @@ impl<T> DevRouteLayer<T> {
     /// The router judges the target: one place holds the policy, and the way to the laptops. This
     /// layer's own policy is not asked.
     #[must_use]
-    pub fn via(mut self, router: SocketAddr) -> Self {
+    pub fn via(self, router: SocketAddr) -> Self {
+        self.via_follow(UpstreamAddr::new(router))
+    }
+
+    /// Like [`via`](Self::via), for a router that may move, such as one that is known by name: wherever
+    /// `router` says by then.
+    #[must_use]
+    pub fn via_follow(mut self, router: UpstreamAddr) -> Self {
         self.settings().reroute.via = Some(router);
         self.policy(TargetPolicy::delegated())
     }

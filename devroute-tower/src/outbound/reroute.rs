@@ -25,7 +25,7 @@ use crate::{
     inbound::ResponseBody,
     mode::Mode,
     reroute::{OnFailure, Settings, default_policy, refused, reroute},
-    transport::Body,
+    transport::{Body, UpstreamAddr},
 };
 
 /// Carries the contract on, and sends a request for a service that the contract names to its
@@ -122,7 +122,12 @@ impl<T> DevRouteClientRerouteLayer<T> {
     /// Hands rerouted requests to the router at `addr` instead of dialling the target.
     ///
     /// The router judges the target, so this layer's own policy is not asked.
-    pub fn via(mut self, router: SocketAddr) -> Self {
+    pub fn via(self, router: SocketAddr) -> Self {
+        self.via_follow(UpstreamAddr::new(router))
+    }
+
+    /// Like [`via`](Self::via), for a router that may move: wherever `router` says by then.
+    pub fn via_follow(mut self, router: UpstreamAddr) -> Self {
         self.shared().settings.via = Some(router);
         self.policy(TargetPolicy::delegated())
     }

@@ -23,8 +23,9 @@ pub(super) async fn address(
     target: &Target,
     permit: Permit,
 ) -> Result<(SocketAddr, Vec<SocketAddr>), NoAddress> {
-    if let Some(via) = settings.via {
-        return Ok((via, Vec::new()));
+    if let Some(via) = &settings.via {
+        let unknown = || NoAddress::Error(Error::without_addr(ErrorKind::DnsFailed));
+        return via.get().map(|via| (via, Vec::new())).ok_or_else(unknown);
     }
     match permit {
         Permit::Address(addr) => Ok((addr, Vec::new())),

@@ -30,7 +30,7 @@ use crate::{
     inbound::ResponseBody,
     no_retry,
     outcome::{Outcome, OutcomeKind},
-    transport::{self, Body, Destination, Error, ErrorKind, Lookups, Protocol},
+    transport::{self, Body, Destination, Error, ErrorKind, Lookups, Protocol, UpstreamAddr},
 };
 
 /// What happens when a target cannot be reached (rule 13).
@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     #[cfg(feature = "signature")]
     pub(crate) verifier: Option<devroute_core::signature::Verifier>,
     pub(crate) on_failure: OnFailure,
-    pub(crate) via: Option<SocketAddr>,
+    pub(crate) via: Option<UpstreamAddr>,
     pub(crate) forwarded: ForwardedFields,
     pub(crate) reveal_addresses: bool,
     /// The request is made in this process, not received by it.
@@ -353,8 +353,9 @@ impl Settings {
         service: &ServiceName,
         target: &Target,
     ) -> Failure {
-        let through = match self.via {
-            Some(via) if self.reveal_addresses => format!(" through the router at {via}"),
+        let through = match self.via.as_ref().map(UpstreamAddr::get) {
+            Some(Some(via)) if self.reveal_addresses => format!(" through the router at {via}"),
+            Some(None) => " through a router, whose own name has no address yet".to_owned(),
             Some(_) => " through a router".to_owned(),
             None => String::new(),
         };
