@@ -1,0 +1,207 @@
+"""Every manifest of `deploy/` is what Kubernetes and Istio take, asks for no more rights than it needs, and holds together."""
+
+import ipaddress
+import re
+
+import pytest
+
+from support import manifests
+from support.manifests import DEPLOY
+
+pytestmark = pytest.mark.timeout(300)
+
+KUBERNETES = DEPLOY / "kubernetes"
+
+
+@pytest.fixture(autouse=True)
+def tools():
+    missing = manifests.why_not()
+    if missing:
+        pytest.skip(missing)
+
+
+def everything():
+    """Whatever can be applied, by the name it has in a failure."""
+    return {str(it.relative_to(DEPLOY)): manifests.kustomize(it) for it in manifests.kustomizations()}
+
+
+def only(documents, kind, name=None):
+    """The one of this kind, and of this name."""
+    (found,) = [it for it in documents if it["kind"] == kind and name in (None, it["metadata"]["name"])]
+    return found
+
+
+def test_every_manifest_is_what_the_schemas_say():
+    built = everything()
+    # One run for all; the boundaries come back by counting.
+    checked = manifests.check("\n---\n".join(built.values()))
+    assert len(checked) > 10
+    wrong = [f"{it.name}: {problem}" for it in checked for problem in it.problems]
+    assert not wrong, "\n".join(wrong)
+    components = {it.parent.name for it in KUBERNETES.glob("*/kustomization.yaml")}
+    used = " ".join(it.read_text(encoding="utf-8") for it in KUBERNETES.glob("example/*/kustomization.yaml"))
+    assert all(f"/{it}" in used for it in components), "a component that nothing builds is not validated"
+
+
+#: What somebody may mistype, and where.
+TYPOS = [
+    ("router", "automountServiceAccountToken: false", "autoMountServiceAccountToken: false"),
+    ("router", "containerPort: 8080", 'containerPort: "8080"'),
+    ("router", "readOnlyRootFilesystem: true", "readOnlyRootFileSystem: true"),
+    ("router", "kind: PodDisruptionBudget", "kind: PodDisruptionBudgets"),
+    ("router", "apiVersion: policy/v1", "apiVersion: policy/v1beta1"),
+    ("router", "policyTypes:", "policytypes:"),
+    ("router", "appProtocol: tcp", "appProtocol: tcp\n    targetport: 8080"),
+    ("router", "replicas: 2", "replicas: 2\n  replicas: 3"),
+    ("foo-devroute", "restartPolicy: Always", "restartPolicies: Always"),
+    ("foo-devroute", "fieldRef:", "fieldref:"),
+]
+
+
+@pytest.mark.parametrize(("folder", "right", "wrong"), TYPOS)
+def test_a_typo_does_not_pass(folder, right, wrong):
+    text = manifests.kustomize(KUBERNETES / "example" / folder)
+    assert right in text
+    try:
+        checked = manifests.check(text.replace(right, wrong, 1))
+    except AssertionError as error:
+        # What is no YAML, or not unequivocal, is not even read.
+        assert "there twice" in str(error)
+    else:
+        assert any(it.problems for it in checked)
+
+
+#: What would take a safeguard away, in which example, and the rule that has to notice.
+WEAKENED = [
+    ("router", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "CKV_K8S_22"),
+    ("router", "runAsUser: 65532", "runAsUser: 0", "CKV_K8S_40"),
+    ("router", "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "CKV_K8S_20"),
+    ("router", "type: RuntimeDefault", "type: Unconfined", "CKV_K8S_31"),
+    ("router", "  automountServiceAccountToken: false", "  automountServiceAccountToken: true", "CKV_K8S_38"),
+    ("router", "drop:\n            - ALL", "add:\n            - NET_ADMIN", "CKV_K8S_37"),
+    ("foo-devroute", "limits:\n            memory: 192Mi", "requests: {}", "CKV_K8S_13"),
+]
+
+
+def test_what_runs_has_no_rights_that_it_does_not_need(tmp_path):
+    written = {}
+    for name, text in everything().items():
+        written[name] = tmp_path / f"{name.replace('/', '_')}.yaml"
+        written[name].write_text(text, encoding="utf-8")
+    for index, (folder, right, wrong, _) in enumerate(WEAKENED):
+        text = manifests.kustomize(KUBERNETES / "example" / folder)
+        assert right in text, right
+        # The sidecar comes last, behind the application that it is added to.
+        before, _, after = text.rpartition(right)
+        (tmp_path / f"weakened-{index}.yaml").write_text(before + wrong + after, encoding="utf-8")
+    failed = manifests.policy(sorted(tmp_path.iterdir()))
+    for index, (_, _, wrong, rule) in enumerate(WEAKENED):
+        assert (rule, f"weakened-{index}.yaml") in failed, wrong
+    failed = {it for it in failed if not it[1].startswith("weakened-")}
+    # The policy of the application's namespace is the application's.
+    unasked = {(rule, file) for rule, file in failed if rule == "CKV2_K8S_6" and "foo" in file}
+    assert failed == unasked
+
+
+def test_without_the_networks_of_the_laptops_nothing_is_built(tmp_path):
+    (tmp_path / "kustomization.yaml").write_text("components: [../router]\n", encoding="utf-8")
+    (tmp_path.parent / "router").symlink_to(KUBERNETES / "router")
+    done = manifests.ran([manifests.PYTHON / "kubectl", "kustomize", tmp_path])
+    assert done.returncode != 0 and not done.stdout
+    assert "devroute-laptops" in done.stderr and "networks" in done.stderr
+
+    # Who applies the file as it is gets no policy, for this is no network, and no router that runs without one.
+    text = (KUBERNETES / "router" / "network-policy.yaml").read_text(encoding="utf-8")
+    cidr = re.search(r"cidr: (\S+) ", text)[1]
+    with pytest.raises(ValueError, match="does not appear to be"):
+        ipaddress.ip_network(cidr)
+    deployment = manifests.documents((KUBERNETES / "router" / "deployment.yaml").read_text(encoding="utf-8"))[0]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (allow,) = [it for it in container["env"] if it["name"] == "DEVROUTE_ALLOW"]
+    assert not allow["valueFrom"]["configMapKeyRef"].get("optional")
+
+
+def seconds(text):
+    number, unit = re.fullmatch(r"(\d+)(s|m)", text).groups()
+    return int(number) * {"s": 1, "m": 60}[unit]
+
+
+def test_the_router_holds_together():
+    built = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "router"))
+    deployment = only(built, "Deployment")
+    pod = deployment["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    env = {it["name"]: it.get("value") for it in container["env"]}
+
+    service = only(built, "Service")
+    budget = only(built, "PodDisruptionBudget")
+    policy = only(built, "NetworkPolicy")
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"],
+        budget["spec"]["selector"]["matchLabels"],
+        policy["spec"]["podSelector"]["matchLabels"],
+        *(it["labelSelector"]["matchLabels"] for it in pod["spec"]["topologySpreadConstraints"]),
+    ):
+        assert selector.items() <= labels
+    assert pod["spec"]["serviceAccountName"] == only(built, "ServiceAccount")["metadata"]["name"]
+    assert {it["metadata"]["namespace"] for it in built if it["kind"] != "Namespace"} == {"devroute"}
+
+    # What the process listens at is what the service, the probes and the policy say.
+    listen, admin = (int(env[it].rpartition(":")[2]) for it in ("DEVROUTE_LISTEN", "DEVROUTE_ADMIN"))
+    assert {it["name"]: it["containerPort"] for it in container["ports"]} == {"http": listen, "admin": admin}
+    assert [it["targetPort"] for it in service["spec"]["ports"]] == [listen]
+    assert [it["ports"][0]["port"] for it in policy["spec"]["ingress"]] == [listen, admin]
+
+    # Egress to the laptops and nowhere else, by the value that the router's own policy has too.
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.8.0.0/16"}}]}]
+    assert only(built, "ConfigMap")["data"] == {"networks": "10.8.0.0/16"}
+
+    # Draining ends before it is ended; 2 s is the grace of idle connections.
+    draining = seconds(env["DEVROUTE_DRAIN_DELAY"]) + 2 + seconds(env["DEVROUTE_DRAIN_TIMEOUT"])
+    assert pod["spec"]["terminationGracePeriodSeconds"] > draining
+
+
+def test_more_networks_and_names_open_no_more_than_they_say():
+    built = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "router-tailnet"))
+    networks = only(built, "ConfigMap")["data"]["networks"].split(",")
+    egress = only(built, "NetworkPolicy", "devroute-router")["spec"]["egress"]
+    assert egress == [{"to": [{"ipBlock": {"cidr": network}} for network in networks]}]
+    assert len(networks) == 2
+    names = only(built, "NetworkPolicy", "devroute-router-names")["spec"]
+    assert names["podSelector"] == only(built, "NetworkPolicy", "devroute-router")["spec"]["podSelector"]
+    (rule,) = names["egress"]
+    assert {it["port"] for it in rule["ports"]} == {53}
+    assert rule["to"][0].keys() == {"namespaceSelector", "podSelector"}
+
+
+def test_the_sidecar_takes_the_port_of_the_service_and_nothing_of_the_application():
+    before = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "foo"))
+    after = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "foo-devroute"))
+    assert only(before, "Service")["spec"]["ports"][0]["targetPort"] == "http"
+    (port,) = only(after, "Service")["spec"]["ports"]
+
+    was, pod = (only(it, "Deployment")["spec"]["template"] for it in (before, after))
+    assert pod["spec"]["containers"] == was["spec"]["containers"], "its ports and probes are as they were"
+    (sidecar,) = pod["spec"]["initContainers"]
+    ports = {it["name"]: it["containerPort"] for it in sidecar["ports"]}
+    assert port == {"name": "http", "port": 8000, "targetPort": ports["devroute"]}
+    # Probes by name look for it among the ports of their own container, and two names in a pod would be two meanings.
+    assert not ports.keys() & {it["name"] for it in pod["spec"]["containers"][0]["ports"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert sidecar[probe]["httpGet"]["port"] == "devroute-admin"
+    drain = {it["name"]: it.get("value") for it in sidecar["env"]}["DEVROUTE_DRAIN_TIMEOUT"]
+    assert seconds(drain) + 2 < 30, "the grace period of a pod that says nothing"
+
+
+def test_what_wants_no_sidecar_gets_none(tmp_path):
+    text = (KUBERNETES / "example" / "foo" / "foo.yaml").read_text(encoding="utf-8")
+    left_alone = text.replace("labels: { app: foo }", 'labels: { app: foo, devroute/sidecar: "false" }')
+    (tmp_path / "foo.yaml").write_text(left_alone, encoding="utf-8")
+    (tmp_path.parent / "sidecar").symlink_to(KUBERNETES / "sidecar")
+    overlay = "resources: [foo.yaml]\ncomponents: [../sidecar]\n"
+    (tmp_path / "kustomization.yaml").write_text(overlay, encoding="utf-8")
+    assert manifests.documents(manifests.kustomize(tmp_path)) != []
+    assert "15080" not in manifests.kustomize(tmp_path)
