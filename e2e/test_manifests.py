@@ -7,6 +7,7 @@ import pytest
 
 from support import manifests
 from support.manifests import DEPLOY
+from support.process import BINARY
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -20,9 +21,33 @@ def tools():
         pytest.skip(missing)
 
 
-def everything():
+def printed(*flags):
+    """What `devroute manifests` prints for the service that the examples have."""
+    line = ["--service=foo", "--port=8000", "--namespace=shop", "--laptops=10.8.0.0/16", *flags]
+    done = manifests.ran([BINARY, "manifests", *line])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def patched(tmp_path, patch):
+    """The service `foo` of the examples with what is printed for it, by Kustomize."""
+    folder = tmp_path / "patched"
+    folder.mkdir(exist_ok=True)
+    (folder / "foo.yaml").write_text((KUBERNETES / "example" / "foo" / "foo.yaml").read_text(encoding="utf-8"))
+    (folder / "patch.yaml").write_text(patch, encoding="utf-8")
+    lines = "namespace: shop\nresources: [foo.yaml]\npatches: [path: patch.yaml]\n"
+    (folder / "kustomization.yaml").write_text(lines, encoding="utf-8")
+    return manifests.kustomize(folder)
+
+
+def everything(tmp_path):
     """Whatever can be applied, by the name it has in a failure."""
-    return {str(it.relative_to(DEPLOY)): manifests.kustomize(it) for it in manifests.kustomizations()}
+    return {
+        **{str(it.relative_to(DEPLOY)): manifests.kustomize(it) for it in manifests.kustomizations()},
+        "printed/istio": printed("--mesh=istio", "--allow-suffix=.ts.net"),
+        "printed/none/router": printed("--part=router", "--laptops=fd00:8::/32"),
+        "printed/none/foo": patched(tmp_path, printed("--part=service")),
+    }
 
 
 def only(documents, kind, name=None):
@@ -31,8 +56,8 @@ def only(documents, kind, name=None):
     return found
 
 
-def test_every_manifest_is_what_the_schemas_say():
-    built = everything()
+def test_every_manifest_is_what_the_schemas_say(tmp_path):
+    built = everything(tmp_path)
     # One run for all; the boundaries come back by counting.
     checked = manifests.check("\n---\n".join(built.values()))
     assert len(checked) > 10
@@ -55,12 +80,18 @@ TYPOS = [
     ("router", "replicas: 2", "replicas: 2\n  replicas: 3"),
     ("foo-devroute", "restartPolicy: Always", "restartPolicies: Always"),
     ("foo-devroute", "fieldRef:", "fieldref:"),
+    ("istio/example/router", "useClientProtocol", "useclientProtocol"),
+    ("istio/example/router", "mode: STRICT", "mode: STRICTLY"),
+    ("istio/example/router", "principals:", "principal:"),
+    ("istio/caller", "subFilter:", "subfilter:"),
+    ("istio/service", "exact: foo", "exakt: foo"),
+    ("istio/service", "retries:", "retry:"),
 ]
 
 
 @pytest.mark.parametrize(("folder", "right", "wrong"), TYPOS)
 def test_a_typo_does_not_pass(folder, right, wrong):
-    text = manifests.kustomize(KUBERNETES / "example" / folder)
+    text = manifests.kustomize(DEPLOY / folder if "/" in folder else KUBERNETES / "example" / folder)
     assert right in text
     try:
         checked = manifests.check(text.replace(right, wrong, 1))
@@ -85,16 +116,17 @@ WEAKENED = [
 
 def test_what_runs_has_no_rights_that_it_does_not_need(tmp_path):
     written = {}
-    for name, text in everything().items():
-        written[name] = tmp_path / f"{name.replace('/', '_')}.yaml"
+    (tmp_path / "checked").mkdir()
+    for name, text in everything(tmp_path).items():
+        written[name] = tmp_path / "checked" / f"{name.replace('/', '_')}.yaml"
         written[name].write_text(text, encoding="utf-8")
     for index, (folder, right, wrong, _) in enumerate(WEAKENED):
         text = manifests.kustomize(KUBERNETES / "example" / folder)
         assert right in text, right
         # The sidecar comes last, behind the application that it is added to.
         before, _, after = text.rpartition(right)
-        (tmp_path / f"weakened-{index}.yaml").write_text(before + wrong + after, encoding="utf-8")
-    failed = manifests.policy(sorted(tmp_path.iterdir()))
+        (tmp_path / "checked" / f"weakened-{index}.yaml").write_text(before + wrong + after, encoding="utf-8")
+    failed = manifests.policy([*sorted((tmp_path / "checked").iterdir()), DEPLOY / "image" / "Dockerfile"])
     for index, (_, _, wrong, rule) in enumerate(WEAKENED):
         assert (rule, f"weakened-{index}.yaml") in failed, wrong
     failed = {it for it in failed if not it[1].startswith("weakened-")}
@@ -194,6 +226,68 @@ def test_the_sidecar_takes_the_port_of_the_service_and_nothing_of_the_applicatio
         assert sidecar[probe]["httpGet"]["port"] == "devroute-admin"
     drain = {it["name"]: it.get("value") for it in sidecar["env"]}["DEVROUTE_DRAIN_TIMEOUT"]
     assert seconds(drain) + 2 < 30, "the grace period of a pod that says nothing"
+
+
+def without_what_only_one_has(documents):
+    """Documents by kind and name, without the hash of a generated name and the namespace that is printed for callers."""
+    found = {}
+    for it in documents:
+        metadata = it["metadata"]
+        if metadata["name"].startswith("devroute-laptops"):
+            metadata["name"] = "devroute-laptops"
+        if it["kind"] == "NetworkPolicy":
+            callers = it["spec"].get("ingress", [{"from": []}])[0]["from"]
+            own = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
+            callers[:] = [each for each in callers if each != own]
+        if it["kind"] == "Deployment" and metadata["name"] == "devroute-router":
+            for variable in it["spec"]["template"]["spec"]["containers"][0]["env"]:
+                if reference := variable.get("valueFrom", {}).get("configMapKeyRef"):
+                    reference["name"] = "devroute-laptops"
+        # Those of the pod are what is read.
+        metadata.pop("annotations", None)
+        found[it["kind"], metadata["name"]] = it
+    assert len(found) == len(documents)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flags", "folders"),
+    [
+        (["--part=router"], ["kubernetes/example/router"]),
+        (["--part=router", "--mesh=istio"], ["istio/example/router"]),
+        (["--part=service", "--mesh=istio"], ["istio/caller", "istio/service"]),
+        (["--mesh=istio"], ["istio/example/router", "istio/caller", "istio/service"]),
+    ],
+)
+def test_what_is_printed_is_what_is_built(flags, folders):
+    built = "\n---\n".join(manifests.kustomize(DEPLOY / it) for it in folders)
+    got, expected = (without_what_only_one_has(manifests.documents(it)) for it in (printed(*flags), built))
+    assert got == expected
+
+
+def test_what_is_printed_for_a_service_makes_of_it_what_the_component_does(tmp_path):
+    got = manifests.documents(patched(tmp_path, printed("--part=service")))
+    expected = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "foo-devroute"))
+    (port,) = only(got, "Service")["spec"]["ports"]
+    assert port.pop("protocol") == "TCP"
+    assert without_what_only_one_has(got) == without_what_only_one_has(expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--service=foo", "--port=8000"], "--laptops"),
+        (["--service=foo", "--port=8000", "--laptops="], "--laptops"),
+        (["--service=foo", "--port=8000", "--laptops=10.8.0.1/16"], "--laptops: "),
+        (["--service=Foo", "--port=8000", "--laptops=10.8.0.0/16"], "--service: "),
+        (["--service=foo", "--port=http", "--laptops=10.8.0.0/16"], "--port: "),
+        (["--service=foo", "--port=8000", "--laptops=10.8.0.0/16", "--mesh=linkerd"], "--mesh"),
+    ],
+)
+def test_what_is_wrong_prints_nothing(flags, said):
+    done = manifests.ran([BINARY, "manifests", *flags])
+    assert (done.returncode, done.stdout) == (64, "")
+    assert said in done.stderr
 
 
 def test_what_wants_no_sidecar_gets_none(tmp_path):

@@ -17,11 +17,12 @@
 //! assert_eq!(contract.entries, ["foo=8001"]);
 //! ```
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
     ConnectArgs, EntryArgs, HubArgs, LimitArgs, OutboundArgs, SignatureArgs, TimerArgs,
 };
+use crate::manifests::IMAGE;
 
 /// Answers one request's call to a service from another address, because the request says so.
 #[derive(Debug, Parser)]
@@ -64,6 +65,8 @@ pub enum Mode {
     Contract(ContractArgs),
     /// Say what a contract means, entry by entry, and what the policy makes of it
     Explain(ExplainArgs),
+    /// Print what one service needs in Kubernetes: the router, and a sidecar or Istio's filter
+    Manifests(ManifestsArgs),
     /// The laptop's copy of a demo service, a process of its own so that it can be killed
     #[command(hide = true)]
     DemoLaptop(LaptopArgs),
@@ -310,6 +313,71 @@ pub struct ExplainArgs {
     /// The configuration file.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+/// `devroute manifests`
+#[derive(Args, Debug)]
+#[non_exhaustive]
+pub struct ManifestsArgs {
+    /// The service: its name in contracts, of its Service and, without a mesh, of its Deployment
+    #[arg(long, value_name = "NAME")]
+    pub service: String,
+    /// The port of its Service
+    #[arg(long, value_name = "PORT")]
+    pub port: String,
+    /// A network that the laptops are in, and the router may dial (lists take commas or repeat)
+    #[arg(long, value_name = "CIDR", required = true, value_delimiter = ',')]
+    pub laptops: Vec<String>,
+    /// `istio` reroutes at the callers of the service, `none` by a sidecar in front of it
+    #[arg(
+        long,
+        value_name = "istio|none",
+        default_value = "none",
+        hide_possible_values = true
+    )]
+    pub mesh: Mesh,
+    /// The namespace of the service
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+    /// The port that the application listens on, for the sidecar [default: --port]
+    #[arg(long, value_name = "PORT")]
+    pub target_port: Option<String>,
+    /// Names of laptops with this ending are targets as well, so that the router needs DNS
+    #[arg(long, value_name = ".DOMAIN", value_delimiter = ',')]
+    pub allow_suffix: Vec<String>,
+    /// The image, built from deploy/image/Dockerfile
+    #[arg(long, value_name = "IMAGE", default_value = IMAGE)]
+    pub image: String,
+    /// Print only what a cluster needs once (`router`), or only what the service needs (`service`)
+    #[arg(
+        long,
+        value_name = "all|router|service",
+        default_value = "all",
+        hide_possible_values = true
+    )]
+    pub part: Part,
+}
+
+/// What carries requests between services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[non_exhaustive]
+pub enum Mesh {
+    /// Istio, with a proxy in each pod.
+    Istio,
+    /// Nothing.
+    None,
+}
+
+/// Which manifests are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[non_exhaustive]
+pub enum Part {
+    /// Everything.
+    All,
+    /// What there is once in a cluster.
+    Router,
+    /// What there is for each service.
+    Service,
 }
 
 /// `devroute demo-laptop`, started by the demo only.

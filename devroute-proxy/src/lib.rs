@@ -50,6 +50,7 @@ mod front;
 pub mod hub;
 mod log_budget;
 mod machine;
+pub mod manifests;
 pub mod metrics;
 mod observe;
 mod outbound;

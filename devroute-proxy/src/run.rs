@@ -14,7 +14,7 @@ use crate::hub::Hub;
 use crate::router::Router;
 use crate::shutdown::{self, Signal};
 use crate::sidecar::Sidecar;
-use crate::{ServeError, connect, contract, demo, explain, print, telemetry};
+use crate::{ServeError, connect, contract, demo, explain, manifests, print, telemetry};
 
 /// Runs `mode` to its end; the status is 0 for success and 1 for a failure that has been printed.
 ///
@@ -77,6 +77,10 @@ pub fn run(
             } else {
                 ExitCode::FAILURE
             }
+        }
+        Mode::Manifests(args) => {
+            manifests::run(&args)?;
+            ExitCode::SUCCESS
         }
         Mode::Explain(args) => {
             let settings = settings()?;

@@ -46,6 +46,7 @@ pub use self::tls::ListenerTls;
 pub(crate) use self::tls::trusting;
 pub(crate) use self::value::ip as parse_ip;
 pub(crate) use self::value::lifetime as parse_lifetime;
+pub(crate) use self::value::port as parse_port;
 use crate::authorized::AuthorizedFile;
 use crate::server::{Drain, HalfClose, Limits, Timers, inherited};
 

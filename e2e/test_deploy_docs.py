@@ -1,0 +1,82 @@
+"""docs/kubernetes.md and docs/istio.md: their commands are run as far as that needs no cluster, and their files are there."""
+
+import os
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from support import manifests
+from support.manifests import DEPLOY, ROOT
+from support.process import BINARY
+
+GUIDES = ["kubernetes.md", "istio.md"]
+
+#: What only a cluster, a daemon or a laptop can do.
+ELSEWHERE = re.compile(
+    r"docker build |python3 -m http\.server |kubectl (-n \S+ )?(label|create|run|exec|rollout|scale|patch|delete envoyfilter) "
+)
+
+
+def text_of(guide):
+    return (ROOT / "docs" / guide).read_text(encoding="utf-8")
+
+
+def commands(guide):
+    blocks = re.findall(r"```console\n(.*?)```", text_of(guide), re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+
+
+def run(command):
+    path = f"{manifests.PYTHON}:{pathlib.Path(BINARY).absolute().parent}:{os.environ['PATH']}"
+    done = manifests.ran(["bash", "-c", command], cwd=ROOT, env={"PATH": path})
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_commands_do_what_needs_no_cluster(guide):
+    missing = manifests.why_not()
+    if missing:
+        pytest.skip(missing)
+    ran = []
+    for command in commands(guide):
+        words = shlex.split(command)
+        if words[:2] in (["kubectl", "apply"], ["kubectl", "delete"]) and "-k" in words:
+            (folder,) = words[words.index("-k") + 1 :]
+            ran.append(run(f"kubectl kustomize {folder}"))
+        elif words[:2] == ["kubectl", "kustomize"]:
+            ran.append(run(command))
+        elif words[0] == "devroute":
+            said = run(command.partition(" | kubectl apply ")[0])
+            ran.append(said if words[1] == "manifests" else "")
+        else:
+            assert ELSEWHERE.match(command), f"nobody runs {command}"
+    assert len(ran) > 4
+    assert all(manifests.documents(it) for it in ran if it)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_what_a_guide_shows_of_a_file_is_in_it(guide):
+    shown = re.findall(r"```yaml\n(.*?)```", text_of(guide), re.DOTALL)
+    files = [it.read_text(encoding="utf-8") for it in DEPLOY.rglob("kustomization.yaml")]
+    for it in shown:
+        assert any(it in file for file in files), it
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_folder_and_file_that_is_named_is_there(guide):
+    text = text_of(guide)
+    root = DEPLOY / guide.removesuffix(".md")
+    listed = re.findall(r"^\| `([\w/-]+)` \|", text, re.MULTILINE)
+    assert set(listed) >= {it.name for it in root.iterdir() if it.is_dir()} - {"lua"}
+    for name in re.findall(r"`(example/[\w/.-]+|e2e/[\w.*/-]+|deploy/[\w./-]+)`", text):
+        base = root if name.startswith("example") else ROOT
+        assert list(base.glob(name)), name
+
+
+def test_a_command_that_fails_is_noticed():
+    with pytest.raises(AssertionError):
+        run("devroute manifests --service foo --port 8000")
