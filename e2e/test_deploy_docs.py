@@ -28,8 +28,14 @@ def commands(guide):
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
 
 
-def run(command):
-    path = f"{manifests.PYTHON}:{pathlib.Path(BINARY).absolute().parent}:{os.environ['PATH']}"
+@pytest.fixture
+def run(tmp_path):
+    """Runs a command of a guide, at the root of the repository; what it prints."""
+    (tmp_path / "devroute").symlink_to(pathlib.Path(BINARY).absolute())
+    return lambda command: ran(command, f"{manifests.PYTHON}:{tmp_path}:{os.environ['PATH']}")
+
+
+def ran(command, path):
     done = manifests.ran(["bash", "-c", command], cwd=ROOT, env={"PATH": path})
     assert done.returncode == 0, (command, done.stderr)
     return done.stdout
@@ -37,25 +43,25 @@ def run(command):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_commands_do_what_needs_no_cluster(guide):
+def test_the_commands_do_what_needs_no_cluster(guide, run):
     missing = manifests.why_not()
     if missing:
         pytest.skip(missing)
-    ran = []
+    said = []
     for command in commands(guide):
         words = shlex.split(command)
         if words[:2] in (["kubectl", "apply"], ["kubectl", "delete"]) and "-k" in words:
             (folder,) = words[words.index("-k") + 1 :]
-            ran.append(run(f"kubectl kustomize {folder}"))
+            said.append(run(f"kubectl kustomize {folder}"))
         elif words[:2] == ["kubectl", "kustomize"]:
-            ran.append(run(command))
+            said.append(run(command))
         elif words[0] == "devroute":
-            said = run(command.partition(" | kubectl apply ")[0])
-            ran.append(said if words[1] == "manifests" else "")
+            text = run(command.partition(" | kubectl apply ")[0])
+            said.append(text if words[1] == "manifests" else "")
         else:
             assert ELSEWHERE.match(command), f"nobody runs {command}"
-    assert len(ran) > 4
-    assert all(manifests.documents(it) for it in ran if it)
+    assert len(said) > 4
+    assert all(manifests.documents(it) for it in said if it)
 
 
 @pytest.mark.parametrize("guide", GUIDES)
@@ -77,6 +83,6 @@ def test_every_folder_and_file_that_is_named_is_there(guide):
         assert list(base.glob(name)), name
 
 
-def test_a_command_that_fails_is_noticed():
+def test_a_command_that_fails_is_noticed(run):
     with pytest.raises(AssertionError):
         run("devroute manifests --service foo --port 8000")

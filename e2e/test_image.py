@@ -147,7 +147,6 @@ def test_it_runs_as_nobody_in_an_empty_root_that_cannot_be_written(started, serv
 
 
 @needs_static
-def test_it_says_what_it_is(tmp_path):
-    for word in ("--version", "--help"):
-        said = [subprocess.run([it, word], capture_output=True, text=True, check=True).stdout for it in (STATIC, BINARY)]
-        assert said[0] == said[1] != ""
+def test_it_says_what_it_is():
+    said = [subprocess.run([it, "--version"], capture_output=True, text=True, check=True).stdout for it in (STATIC, BINARY)]
+    assert said[0] == said[1] != ""

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import shutil
 
 import pytest
 
@@ -32,11 +33,9 @@ def printed(*flags):
 def patched(tmp_path, patch):
     """The service `foo` of the examples with what is printed for it, by Kustomize."""
     folder = tmp_path / "patched"
-    folder.mkdir(exist_ok=True)
-    (folder / "foo.yaml").write_text((KUBERNETES / "example" / "foo" / "foo.yaml").read_text(encoding="utf-8"))
+    shutil.copytree(KUBERNETES / "example" / "foo", folder / "foo", dirs_exist_ok=True)
     (folder / "patch.yaml").write_text(patch, encoding="utf-8")
-    lines = "namespace: shop\nresources: [foo.yaml]\npatches: [path: patch.yaml]\n"
-    (folder / "kustomization.yaml").write_text(lines, encoding="utf-8")
+    (folder / "kustomization.yaml").write_text("resources: [foo]\npatches: [path: patch.yaml]\n", encoding="utf-8")
     return manifests.kustomize(folder)
 
 

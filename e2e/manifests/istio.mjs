@@ -35,6 +35,26 @@ for (const [index, resource] of resources.entries()) {
   }
 }
 
+// Where a type is one of several, TypeScript lets names of none of them pass: so each has to be one of the kind's at all.
+const FREE = ['add', 'headers', 'labels', 'matchLabels', 'set', 'withoutHeaders'];
+function* unknown(value, names, isFree = false) {
+  if (Array.isArray(value)) {
+    for (const each of value) yield* unknown(each, names);
+  } else if (value !== null && typeof value === 'object') {
+    for (const [name, inner] of Object.entries(value)) {
+      if (!isFree && !names.has(name)) yield `there is no field ${name}`;
+      // What Envoy gets is Envoy's to check.
+      if (name !== 'value') yield* unknown(inner, names, FREE.includes(name));
+    }
+  }
+}
+for (const index of known) {
+  const { apiVersion, kind, spec } = resources[index];
+  const types = readFileSync(path.join(models, apiVersion, `${kind}.d.ts`), 'utf8');
+  const names = new Set([...types.matchAll(/^ *"?(\w+)"?\??:/gm)].map((match) => match[1]));
+  problems[index].push(...unknown(spec, names));
+}
+
 // Each resource is a file that says what it is.
 const file = (index) => path.join(folder, `resource-${index}.ts`);
 const sources = new Map(
