@@ -1,13 +1,18 @@
 """The inspector's page in a real browser; what it does there is in browser/inspector.mjs."""
 
+import http.client
+import json
 import os
 import pathlib
 import shutil
 import subprocess
+import urllib.parse
 
 import pytest
 
-from support.process import Process
+from support.process import PATIENCE, Process, until
+from support.tunnel import Hub, Laptop
+from support.wire import answering
 
 EXAMPLE = os.environ.get("DEVROUTE_INSPECTED", "target/debug/examples/inspected")
 MODULES = pathlib.Path("target/e2e/services/browser").resolve()
@@ -58,3 +63,73 @@ def inspected(started):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page(drive, inspected, scheme):
     drive(*inspected, scheme)
+
+
+@pytest.fixture
+def connected(started):
+    """`devroute connect` with an inspector; the hub, where its page is, and where the hub offers the application."""
+
+    def connected(port):
+        hub = Hub("--insecure-no-auth")
+        started.append(hub)
+        laptop = Laptop(hub, None, f"foo={port}", "--inspect")
+        started.append(laptop)
+        line = laptop.lines.wait(lambda it: '"event":"inspector"' in it, "with the page")
+        return hub, json.loads(line)["url"], laptop.at("foo")
+
+    return connected
+
+
+@pytest.mark.timeout(180)
+def test_the_page_of_connect(drive, inspected, connected):
+    """The requests come by the hub, and the replay goes to the application."""
+    _, application = inspected
+    _, page, offered = connected(urllib.parse.urlsplit(application).port)
+    drive(page, f"http://{offered}", "light")
+
+
+class Page:
+    """Asks what the page asks."""
+
+    def __init__(self, url):
+        parts = urllib.parse.urlsplit(url)
+        self.address = parts.netloc
+        origin = f"http://{parts.netloc}"
+        self.fields = {"x-devroute-token": parts.fragment, "origin": origin}
+
+    def open(self, method, path):
+        connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
+        connection.request(method, path, headers=self.fields)
+        return connection.getresponse()
+
+    def ask(self, method, path):
+        with self.open(method, path) as response:
+            return response.status, json.loads(response.read())
+
+
+def test_a_request_runs_again_without_the_cluster(serve, connected):
+    application = serve(answering("laptop"))
+    hub, url, offered = connected(application.port)
+    page = Page(url)
+    with page.open("GET", "/api/events") as events:
+        assert events.readline() == b"event: all\n"
+        caller = http.client.HTTPConnection(offered, timeout=PATIENCE)
+        caller.request("POST", "/pay?x=1", body=b"7 euro", headers={"authorization": "Bearer hunter2"})
+        assert caller.getresponse().read() == b"laptop POST /pay?x=1 7 euro"
+        caller.close()
+        whole = until(lambda: ended(page, 1), "the exchange")
+        assert whole["request"]["body"]["text"] == "7 euro"
+        assert "hunter2" not in json.dumps(whole)
+
+        hub.child.kill()
+        hub.wait()
+        status, answer = page.ask("POST", "/api/exchanges/1/replay")
+        assert (status, answer) == (202, {"id": 2})
+        whole = until(lambda: ended(page, 2), "the replay")
+        assert whole["summary"]["status"] == 200
+        assert whole["response"]["body"]["text"] == "laptop POST /pay?x=1 7 euro"
+
+
+def ended(page, number):
+    status, whole = page.ask("GET", f"/api/exchanges/{number}")
+    return whole if status == 200 and whole["summary"]["end_ms"] is not None else None

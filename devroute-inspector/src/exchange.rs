@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::replay::Replay;
 
 /// One request and its answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Exchange {
     pub(crate) id: u64,
     pub(crate) service: Arc<str>,
@@ -42,7 +42,7 @@ pub(crate) struct RequestHead {
 }
 
 /// The head of an answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     pub(crate) version: Version,

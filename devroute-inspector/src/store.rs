@@ -21,8 +21,8 @@ const BEHIND: usize = 256;
 
 /// Keeps exchanges, the oldest first.
 ///
-/// Everything is behind one lock, which is held for a copy of one frame, or of what a page asks for. No
-/// lock is taken while nobody watches.
+/// Everything is behind one lock, which is held for a copy of one frame, or of one exchange that a page
+/// asks for. No lock is taken while nobody watches.
 #[derive(Debug)]
 pub(crate) struct Store {
     limits: Limits,
@@ -201,16 +201,20 @@ impl Store {
         kept.exchanges.iter().map(Exchange::summary).collect()
     }
 
-    /// What `look` makes of one of them.
+    /// What `look` makes of one of them, which nothing passes meanwhile.
     pub(crate) fn look<T>(&self, id: u64, look: impl FnOnce(&Exchange) -> T) -> Option<T> {
         self.lock().find(id).map(|exchange| look(exchange))
     }
 
-    /// The numbers of those that `matches`.
-    pub(crate) fn filter(&self, matches: impl Fn(&Exchange) -> bool) -> Vec<u64> {
+    /// One of them as it is now, to be looked at while others go on.
+    pub(crate) fn copy(&self, id: u64) -> Option<Exchange> {
+        self.look(id, Exchange::clone)
+    }
+
+    /// The numbers of all.
+    pub(crate) fn ids(&self) -> Vec<u64> {
         let kept = self.lock();
-        let found = kept.exchanges.iter().filter(|exchange| matches(exchange));
-        found.map(|exchange| exchange.id).collect()
+        kept.exchanges.iter().map(|exchange| exchange.id).collect()
     }
 
     /// Forgets everything.
@@ -318,10 +322,6 @@ mod tests {
         store.begin("foo".into(), RequestHead::of(&parts), Arc::new(Never), None)
     }
 
-    fn ids(store: &Store) -> Vec<u64> {
-        store.filter(|_| true)
-    }
-
     #[test]
     fn the_oldest_goes_by_number() {
         let store = store(Limits {
@@ -331,7 +331,7 @@ mod tests {
         for _ in 0..3 {
             begin(&store, "/");
         }
-        assert_eq!(ids(&store), [2, 3]);
+        assert_eq!(store.ids(), [2, 3]);
     }
 
     #[test]
@@ -343,13 +343,13 @@ mod tests {
         let (first, second) = (begin(&store, "/"), begin(&store, "/"));
         let half = Bytes::from(vec![0; 600]);
         store.data(first, Side::Response, &half);
-        assert_eq!(ids(&store), [first, second]);
+        assert_eq!(store.ids(), [first, second]);
         store.data(second, Side::Request, &half);
-        assert_eq!(ids(&store), [second]);
+        assert_eq!(store.ids(), [second]);
         // What is gone grows no more, and takes nothing from the others.
         store.data(first, Side::Response, &half);
         store.body_ended(first, Side::Response, BodyState::Complete);
-        assert_eq!(ids(&store), [second]);
+        assert_eq!(store.ids(), [second]);
         let sizes: usize = store.lock().exchanges.iter().map(|it| it.size).sum();
         assert_eq!(store.lock().size, sizes);
     }
@@ -362,7 +362,7 @@ mod tests {
         });
         let only = begin(&store, "/");
         store.data(only, Side::Request, &Bytes::from(vec![0; 200]));
-        assert_eq!(ids(&store), [0; 0]);
+        assert_eq!(store.ids(), [0; 0]);
         assert_eq!(store.lock().size, 0);
     }
 
@@ -377,10 +377,10 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(4 * 60)).await;
         let again = store.watch();
         tokio::time::sleep(Duration::from_secs(10 * 60)).await;
-        assert_eq!(ids(&store), [1], "the page was opened again");
+        assert_eq!(store.ids(), [1], "the page was opened again");
         drop(again);
         tokio::time::sleep(Duration::from_secs(5 * 60 + 1)).await;
-        assert_eq!(ids(&store), [0; 0]);
+        assert_eq!(store.ids(), [0; 0]);
     }
 
     #[tokio::test]

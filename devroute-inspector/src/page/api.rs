@@ -28,8 +28,8 @@ pub(super) async fn exchange(
     Path(id): Path<u64>,
     Query(Reveal { reveal }): Query<Reveal>,
 ) -> Response {
-    match store.look(id, |exchange| whole(exchange, reveal)) {
-        Some(exchange) => Json(exchange).into_response(),
+    match store.copy(id) {
+        Some(exchange) => Json(whole(&exchange, reveal)).into_response(),
         None => gone(),
     }
 }
@@ -57,13 +57,23 @@ pub(super) struct Query_ {
     q: String,
 }
 
-/// The numbers of those that a text is in.
+/// The numbers of those that a text is in. There may be much to look through, so that is not done where
+/// requests pass.
 pub(super) async fn search(
     State(store): State<Arc<Store>>,
     Query(Query_ { q }): Query<Query_>,
 ) -> Json<Value> {
-    let search = Search::new(&q);
-    Json(json!({ "ids": store.filter(|exchange| search.is_in(exchange)) }))
+    let found = tokio::task::spawn_blocking(move || {
+        let search = Search::new(&q);
+        let mut ids = store.ids();
+        ids.retain(|&id| {
+            store
+                .copy(id)
+                .is_some_and(|exchange| search.is_in(&exchange))
+        });
+        ids
+    });
+    Json(json!({ "ids": found.await.unwrap_or_default() }))
 }
 
 #[derive(Debug, Deserialize)]

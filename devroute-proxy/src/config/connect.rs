@@ -114,6 +114,18 @@ pub struct ConnectArgs {
     /// Print one JSON object a line
     #[arg(long, help_heading = "Contract")]
     pub json: bool,
+    /// Offer a page that shows the requests to this machine and sends them again, on this address of
+    /// loopback, or at a port that is free; what is printed opens it
+    #[arg(
+        long,
+        env = "DEVROUTE_INSPECT",
+        value_name = "ADDR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "127.0.0.1:0",
+        help_heading = "Requests to this machine"
+    )]
+    pub inspect: Option<String>,
     /// Offer a proxy for this machine's own requests into the cluster, here: as its http_proxy
     #[arg(
         long,
@@ -171,6 +183,8 @@ pub struct ConnectConfig {
     pub id: Option<String>,
     /// Whether what is printed is for scripts.
     pub json: bool,
+    /// Where the page is that shows requests, if there is one.
+    pub inspect: Option<SocketAddr>,
     /// Where the machine's own requests come in.
     pub proxy: Option<SocketAddr>,
     /// Where some of them do.
@@ -265,6 +279,7 @@ impl ConnectConfig {
             sign,
             id: args.id.clone(),
             json: args.json,
+            inspect: settings.one("inspect", local)?,
             proxy,
             forwards,
             internal: outbound::internal(&settings.many("internal", outbound::internal_host)?),
@@ -493,9 +508,25 @@ mod tests {
             ("--forward", "9000=bar"),
             ("--forward", "9000=bar:0"),
             ("--proxy", "0.0.0.0:3128"),
+            ("--inspect", "0.0.0.0:4040"),
         ] {
-            let error = parse(&[&[flag, wrong], &HUB[..]].concat()).unwrap_err();
+            let flag_and_value = format!("{flag}={wrong}");
+            let error = parse(&[&["foo=1", &*flag_and_value], &HUB[..]].concat()).unwrap_err();
             assert!(error.starts_with(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_inspector_has_a_port_that_is_free_or_that_is_said() {
+        for (flag, expected) in [
+            (&[][..], None),
+            (&["--inspect"], Some("127.0.0.1:0")),
+            (&["--inspect=4040"], Some("127.0.0.1:4040")),
+            (&["--inspect=[::1]:4040"], Some("[::1]:4040")),
+        ] {
+            let config = parse(&[flag, &["foo=1"], &HUB[..]].concat()).unwrap();
+            let expected = expected.map(|address| address.parse().unwrap());
+            assert_eq!(config.inspect, expected, "{flag:?}");
         }
     }
 

@@ -3,7 +3,8 @@
 //! The connection to the hub, and what goes through it, is of `devroute-tunnel`. This puts around it what a developer
 //! sees: the contract to send, a line for each request, and answers for an application that does not run (`local.rs`). The
 //! machine's own requests come in at a proxy or at a fixed port (`outward.rs`), and get the contract of the request that
-//! they belong to, as those of a sidecar's service do.
+//! they belong to, as those of a sidecar's service do. With `--inspect` a page of `devroute-inspector` shows what comes, and
+//! gives it to the application again.
 
 mod local;
 mod outward;
@@ -12,8 +13,10 @@ mod printer;
 use std::io;
 use std::sync::Arc;
 
+use devroute_inspector::{Inspector, Page};
+use devroute_tower::core::ServiceName;
 use devroute_tower::correlation::{Correlations, RememberLayer};
-use devroute_tower::transport::HttpTransport;
+use devroute_tower::transport::{Body, HttpTransport};
 use devroute_tunnel::client::{self, Signed, Signer, WayOut};
 use tower_layer::Layer as _;
 
@@ -30,7 +33,7 @@ use crate::sign;
 ///
 /// # Errors
 ///
-/// When an address for the machine's own requests cannot be listened on.
+/// When an address for the machine's own requests, or for the inspector, cannot be listened on.
 pub async fn run(config: ConnectConfig, signal: Signal) -> Result<bool, ServeError> {
     let config = Arc::new(config);
     let correlations = config.has_way_out().then(Correlations::new);
@@ -40,6 +43,15 @@ pub async fn run(config: ConnectConfig, signal: Signal) -> Result<bool, ServeErr
         let outward = Outward::bind(&config, correlations.clone(), way_out.clone()).await?;
         printer.outward(&outward);
         tokio::spawn(outward.serve(signal.clone()));
+    }
+
+    let inspector = Inspector::new();
+    if let Some(address) = config.inspect {
+        let page = Page::bind(&inspector, address).await;
+        let page =
+            page.map_err(|error| cannot_listen(format_args!("{address} (--inspect)"), error))?;
+        printer.inspector(&page.url());
+        tokio::spawn(page.serve());
     }
 
     let entries = config.entries.iter();
@@ -53,13 +65,15 @@ pub async fn run(config: ConnectConfig, signal: Signal) -> Result<bool, ServeErr
 
     let transport = HttpTransport::new();
     let remember = correlations.map_or_else(RememberLayer::off, RememberLayer::new);
-    let make = |service: &_| {
+    let make = |service: &ServiceName| {
         let entry = config
             .entries
             .iter()
             .find(|entry| entry.service == *service);
         let local = Local::new(service, entry, &transport);
-        LocalLayer::new(printer.clone()).layer(remember.layer(local))
+        // Without a page nobody watches, and it is not there.
+        let inspect = inspector.layer(service.as_str()).bodies(Body::new);
+        LocalLayer::new(printer.clone()).layer(inspect.layer(remember.layer(local)))
     };
     let told = printer.clone();
     let ended = client::run(dialling, make, |event| told.event(event), signal.begun()).await;

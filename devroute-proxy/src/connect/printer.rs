@@ -191,6 +191,15 @@ impl Printer {
         }
     }
 
+    /// Where requests can be looked at.
+    pub(super) fn inspector(&self, url: &str) {
+        if self.0.json {
+            print_json(&json!({ "event": "inspector", "url": url }));
+        } else {
+            print::line(format_args!("inspect  {url}"));
+        }
+    }
+
     /// A request, and what became of it.
     pub(super) fn request(&self, line: &Line) {
         let milliseconds = (line.took.as_secs_f64() * 1e4).round() / 10.0;
