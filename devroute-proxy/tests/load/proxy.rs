@@ -13,9 +13,6 @@ use serde_json::Value;
 
 use crate::asking::Connection;
 
-/// Lines of the log that are shown, so that one sees what there is.
-const SHOWN: u64 = 10;
-
 #[derive(Debug)]
 pub(crate) struct Proxy {
     child: Child,
@@ -63,10 +60,8 @@ impl Proxy {
         let lines = Arc::<AtomicU64>::default();
         let counted = Arc::clone(&lines);
         thread::spawn(move || {
-            log.for_each(|line| {
-                if counted.fetch_add(1, Ordering::Relaxed) < SHOWN {
-                    println!("log: {}", line.unwrap_or_default());
-                }
+            log.for_each(|_line| {
+                counted.fetch_add(1, Ordering::Relaxed);
             });
         });
         Self {

