@@ -20,8 +20,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
-from support.process import BINARY, PATIENCE, until
-from support.servers import free_port
+from support import envoy as envoys
+from support.process import BINARY, PATIENCE, Process, until
+from support.servers import Nginx, accepts, free_port
 from support.tunnel import Hub, Laptop, make_key
 from support.websocket import WebSocketServer
 from support.wire import connect
@@ -446,6 +447,73 @@ def test_tls_to_the_hub_is_part_of_what_is_signed(hub, laptop, app, authority, k
     hub.url = hub.url.replace("http://", "https://")
     assert "issuer" in connect_in_vain(hub, key, "foo=1").lower()
     laptop = laptop(hub, f"foo={app().port}", "--hub-ca", str(authority.cert))
+    assert get(laptop.port("foo"))[0] == 200
+
+
+# What may be in between
+
+NGINX = """
+    listen 127.0.0.1:PORT;
+    location /hub/ {{
+        proxy_pass http://{hub}/;
+        proxy_http_version 1.1;
+        proxy_set_header Host $http_host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $http_connection;
+        proxy_read_timeout 1h;
+    }}
+"""
+
+#: What passes WebSocket, and no other upgrade, as gateways of Istio are told to.
+ENVOY = """
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: entry
+          upgrade_configs: [{{upgrade_type: websocket}}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: "/"}}, route: {{cluster: hub, timeout: 0s}}}}]
+  clusters:
+  - name: hub
+    load_assignment:
+      cluster_name: hub
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {hub}}}}}}}
+"""
+
+
+def test_an_ingress_of_nginx_below_a_path(hub, laptop, app, started, tool):
+    hub = hub()
+    nginx = Nginx(tool("nginx", "a hub behind nginx"), NGINX.format(hub=hub.address))
+    started.append(nginx)
+    laptop = laptop(f"http://127.0.0.1:{nginx.port}/hub", f"foo={app().port}")
+    assert get(laptop.port("foo"))[0] == 200
+
+
+def test_an_ingress_of_envoy_that_passes_websocket_alone(hub, laptop, app, started, tmp_path):
+    if not envoys.binary():
+        pytest.skip("Envoy is not installed: a hub behind it is not tested")
+    hub, port = hub(), free_port()
+    (tmp_path / "envoy.yaml").write_text(
+        ENVOY.format(port=port, hub=hub.address.rpartition(":")[2]), encoding="utf-8"
+    )
+    command = [envoys.binary(), "-c", str(tmp_path / "envoy.yaml"), "--disable-hot-restart"]
+    started.append(Process([*command, "--concurrency", "1", "--log-level", "warning"]))
+    until(lambda: accepts(port), "Envoy")
+    laptop = laptop(f"http://127.0.0.1:{port}", f"foo={app().port}")
     assert get(laptop.port("foo"))[0] == 200
 
 

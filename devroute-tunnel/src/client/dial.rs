@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -28,8 +31,9 @@ use crate::shown;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a hub may take to answer, behind an ingress that may be slow.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a nonce may turn out to be another hub's, where several are behind one name.
-const MAX_CHALLENGES: usize = 6;
+/// How often it is asked: without a signature, with one, perhaps by the other name of the upgrade, and again as often as a
+/// nonce turns out to be another hub's, where several are behind one name.
+const MAX_ATTEMPTS: usize = 8;
 /// The most that is read of an answer that says no.
 const MAX_PROBLEM: usize = 16 * 1024;
 
@@ -38,6 +42,8 @@ const MAX_PROBLEM: usize = 16 * 1024;
 pub(super) struct DialError {
     pub(super) why: String,
     pub(super) kind: Kind,
+    /// Whether a hub has said so, and nothing in between.
+    from_hub: bool,
 }
 
 /// Whether it is of use to try again.
@@ -54,8 +60,11 @@ pub(super) enum Kind {
 
 impl DialError {
     fn new(kind: Kind, why: impl Into<String>) -> Self {
-        let why = why.into();
-        Self { why, kind }
+        Self {
+            why: why.into(),
+            kind,
+            from_hub: false,
+        }
     }
 }
 
@@ -63,7 +72,8 @@ impl DialError {
 pub(super) async fn dial(config: &Config, offer: &Offer) -> Result<Upgraded, DialError> {
     let mut challenge: Option<Challenge> = None;
     let mut connection: Option<Connection> = None;
-    for _ in 0..MAX_CHALLENGES {
+    let mut upgrade = protocol::UPGRADE;
+    for _ in 0..MAX_ATTEMPTS {
         let mut open = match connection.take() {
             Some(open) => open,
             None => Connection::open(config).await?,
@@ -72,7 +82,7 @@ pub(super) async fn dial(config: &Config, offer: &Offer) -> Result<Upgraded, Dia
         if open.sender.ready().await.is_err() {
             open = Connection::open(config).await?;
         }
-        let mut request = request(config, offer)?;
+        let mut request = request(config, offer, upgrade)?;
         if let Some(challenge) = &challenge {
             let signed = sign(config, offer, challenge, open.binding).await?;
             request.headers_mut().insert(AUTHORIZATION, signed);
@@ -87,7 +97,7 @@ pub(super) async fn dial(config: &Config, offer: &Offer) -> Result<Upgraded, Dia
             let is_ours = response
                 .headers()
                 .get(UPGRADE)
-                .is_some_and(|upgrade| upgrade == protocol::UPGRADE);
+                .is_some_and(|switched| switched == upgrade);
             if !is_ours {
                 let why = "what answers there has switched to something else: it is no hub";
                 return Err(DialError::new(Kind::Setting, why));
@@ -103,6 +113,13 @@ pub(super) async fn dial(config: &Config, offer: &Offer) -> Result<Upgraded, Dia
                 challenge = Some(next);
                 connection = Some(open);
             }
+            // An ingress may pass no upgrade but the one that everybody wants it to pass.
+            None if upgrade == protocol::UPGRADE
+                && error.kind == Kind::Setting
+                && !error.from_hub =>
+            {
+                upgrade = protocol::WEBSOCKET;
+            }
             None => return Err(error),
         }
     }
@@ -117,7 +134,11 @@ fn challenge_in(headers: &HeaderMap) -> Option<Challenge> {
         .find_map(Challenge::parse)
 }
 
-fn request(config: &Config, offer: &Offer) -> Result<Request<Empty<Bytes>>, DialError> {
+fn request(
+    config: &Config,
+    offer: &Offer,
+    upgrade: &'static str,
+) -> Result<Request<Empty<Bytes>>, DialError> {
     let wrong = |_error| DialError::new(Kind::Refused, "the offer is no header field");
     let offer = HeaderValue::from_str(offer.as_str()).map_err(wrong)?;
     let host = HeaderValue::from_str(config.hub.authority())
@@ -132,7 +153,15 @@ fn request(config: &Config, offer: &Offer) -> Result<Request<Empty<Bytes>>, Dial
     let headers = request.headers_mut();
     headers.insert(HOST, host);
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static(protocol::UPGRADE));
+    headers.insert(UPGRADE, HeaderValue::from_static(upgrade));
+    if upgrade == protocol::WEBSOCKET {
+        let subprotocol = HeaderValue::from_static(protocol::SUBPROTOCOL);
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        // It is there for caches, which there are none of here.
+        let key = HeaderValue::from_static("ZGV2cm91dGUtdHVubmVsLg==");
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
     headers.insert(OFFER, offer);
     Ok(request)
 }
@@ -217,7 +246,10 @@ async fn refused(response: Response<Incoming>) -> DialError {
             let text = format!("{detail} {help}");
             // It ends up on somebody's terminal.
             let text = text.trim().chars().filter(|c| !c.is_control()).take(500);
-            DialError::new(kind, text.collect::<String>())
+            DialError {
+                from_hub: true,
+                ..DialError::new(kind, text.collect::<String>())
+            }
         }
         Err(_none) => DialError::new(
             kind(status),

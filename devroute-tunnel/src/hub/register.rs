@@ -7,11 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use base64ct::{Base64, Encoding as _};
 use devroute_tower::hop::Problem;
 use devroute_tower::transport::{Body, ResponseBody};
-use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::upgrade::OnUpgrade;
+use ring::digest;
 use tower_service::Service;
 
 use super::session::Session;
@@ -107,14 +112,14 @@ impl Registrar {
             Some(authenticator) => Some(authenticate(authenticator, &parts, &offer)?),
             None => None,
         };
-        if !asks_for_tunnel(&parts) {
+        let Some(asked) = Asked::by(&parts) else {
             return Err(Refusal::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "no_upgrade",
                 "A laptop dials in with an upgrade to devroute-tunnel/1 over HTTP/1.1, and this request asks for none.",
                 "Let what stands in front of the hub pass `Upgrade`, as it does for WebSocket.",
             ));
-        }
+        };
         let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() else {
             return Err(Refusal::new(
                 StatusCode::UPGRADE_REQUIRED,
@@ -138,12 +143,7 @@ impl Registrar {
             pending,
         };
         tokio::spawn(arrival.live(upgrade));
-        let mut response = Response::new(ResponseBody::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static(protocol::UPGRADE));
-        Ok(response)
+        Ok(asked.agreed())
     }
 
     /// Finds the session of the laptop, or begins one, and opens the addresses that it lacks.
@@ -308,16 +308,62 @@ fn authenticate(
         })
 }
 
-/// Whether it asks for what is spoken here.
-fn asks_for_tunnel(parts: &request::Parts) -> bool {
-    let lists = |name, token: &str| {
-        parts.headers.get_all(name).iter().any(|line| {
-            line.as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-        })
-    };
-    lists(CONNECTION, "upgrade") && lists(UPGRADE, protocol::UPGRADE)
+/// What is asked for is spoken here, by either name.
+enum Asked {
+    Tunnel,
+    /// With its key.
+    WebSocket(HeaderValue),
+}
+
+impl Asked {
+    fn by(parts: &request::Parts) -> Option<Self> {
+        let lists = |name, token: &str| {
+            parts.headers.get_all(name).iter().any(|line| {
+                line.as_bytes()
+                    .split(|byte| *byte == b',')
+                    .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+            })
+        };
+        if !lists(CONNECTION, "upgrade") {
+            return None;
+        }
+        if lists(UPGRADE, protocol::UPGRADE) {
+            return Some(Self::Tunnel);
+        }
+        let is_ours = lists(UPGRADE, protocol::WEBSOCKET)
+            && lists(SEC_WEBSOCKET_PROTOCOL, protocol::SUBPROTOCOL);
+        let key = parts.headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_ours)?;
+        Some(Self::WebSocket(key.clone()))
+    }
+
+    /// The answer that switches.
+    fn agreed(self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        let upgrade = match self {
+            Self::Tunnel => protocol::UPGRADE,
+            Self::WebSocket(key) => {
+                let subprotocol = HeaderValue::from_static(protocol::SUBPROTOCOL);
+                headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+                if let Ok(accept) = HeaderValue::try_from(accept(&key)) {
+                    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+                }
+                protocol::WEBSOCKET
+            }
+        };
+        headers.insert(UPGRADE, HeaderValue::from_static(upgrade));
+        response
+    }
+}
+
+/// What says that the key of a WebSocket handshake was understood (RFC 6455, section 4.2.2).
+fn accept(key: &HeaderValue) -> String {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    Base64::encode_string(hash.finish().as_ref())
 }
 
 /// Why a laptop is not let in.
@@ -391,5 +437,36 @@ impl Service<Request<Body>> for Registrar {
             refusal.response(&asked)
         });
         ready(Ok(response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_accepted_as_rfc_6455_has_it() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn websocket_itself_is_not_spoken_here() {
+        let request = |subprotocol: &str| {
+            let request = Request::get(PATH)
+                .header(CONNECTION, "keep-alive, Upgrade")
+                .header(UPGRADE, "WebSocket")
+                .header(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+                .header(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+            request.body(()).unwrap().into_parts().0
+        };
+        assert!(Asked::by(&request("chat")).is_none());
+        let asked = Asked::by(&request("chat, devroute-tunnel.1")).unwrap();
+        let agreed = asked.agreed();
+        assert_eq!(agreed.headers()[UPGRADE], "websocket");
+        assert_eq!(
+            agreed.headers()[SEC_WEBSOCKET_PROTOCOL],
+            "devroute-tunnel.1"
+        );
     }
 }

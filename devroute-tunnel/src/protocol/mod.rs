@@ -18,6 +18,9 @@
 //! 3. one stream for each request to a service, which [`SERVICE`] names. What asks for an upgrade is an extended CONNECT
 //!    for that protocol.
 //!
+//! Where something in between answers the upgrade itself, and with no, it is asked for once more as one to WebSocket with the
+//! subprotocol [`SUBPROTOCOL`]: Envoy passes only upgrades that it is told of, and that one is what it is told of.
+//!
 //! A hub that asks for no keys takes the second request at once. Fields that begin with `devroute-tunnel-` are between
 //! these two: a hub removes what callers send of them, and a laptop passes none on.
 //!
@@ -45,6 +48,11 @@ pub use self::offer::{MAX_NAME, MAX_OFFER, MAX_SERVICES, MalformedOffer, Offer};
 pub const PATH: &str = "/.well-known/devroute-tunnel";
 /// What the connection is upgraded to.
 pub const UPGRADE: &str = "devroute-tunnel/1";
+/// What it is upgraded to where something between the two passes no other upgrade than this: what follows are the same
+/// bytes, and no frames of WebSocket.
+pub const WEBSOCKET: &str = "websocket";
+/// The subprotocol that tells such an upgrade from one to WebSocket itself.
+pub const SUBPROTOCOL: &str = "devroute-tunnel.1";
 /// The field with the laptop's [`Offer`].
 pub const OFFER: HeaderName = HeaderName::from_static("devroute-offer");
 /// The protocol of the extended CONNECT for the laptop's own requests.
