@@ -5,6 +5,8 @@ use devroute_core::carrier::{self, cookie};
 use devroute_core::{Contract, ContractErrorKind};
 use http::HeaderMap;
 use http::header::COOKIE;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde::Deserialize;
 
 use crate::headers;
@@ -71,6 +73,39 @@ fn what_is_written_is_read_and_fits_into_a_cookie() {
     assert!(value.bytes().all(is_octet), "{value} (RFC 6265, 4.1.1)");
     let headers = headers([("cookie", &*format!("a=1; {}={value}", cookie::NAME))]);
     assert_eq!(cookie::read(&headers).unwrap(), Some(contract));
+}
+
+proptest! {
+    /// Whatever stands between semicolons: ours goes, and others keep their bytes and their order.
+    #[test]
+    fn rule_20_other_cookies_are_left_as_they_are(
+        lines in vec(
+            vec("[ \t]{0,2}(devroute|devroute2|a|)[ ]{0,1}(=|)[a-z%0-9=\",]{0,6}[ ]{0,1}", 1..5),
+            1..4,
+        ),
+    ) {
+        let is_other = |cookie: &str| {
+            let (name, rest) = cookie.split_at(cookie.find('=').unwrap_or(cookie.len()));
+            name.trim_matches([' ', '\t']) != "devroute" || rest.is_empty()
+        };
+        let joined: Vec<String> = lines.iter().map(|cookies| cookies.join(";")).collect();
+        let mut headers = headers(joined.iter().map(|line| ("cookie", line.as_str())));
+        let others: Vec<String> = lines
+            .iter()
+            .filter_map(|cookies| {
+                let mut kept: Vec<&str> = cookies.iter().map(String::as_str).collect();
+                let all = kept.len();
+                kept.retain(|cookie| is_other(cookie));
+                let line = kept.join(";");
+                let line = if kept.len() == all { &*line } else { line.trim_matches([' ', '\t']) };
+                (kept.len() == all || !line.is_empty()).then(|| line.to_owned())
+            })
+            .collect();
+        let _verdict = cookie::to_field(&mut headers);
+        prop_assert!(!cookie::is_present(&headers));
+        let left: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
+        prop_assert_eq!(left, others);
+    }
 }
 
 #[test]

@@ -56,6 +56,14 @@ impl Connection {
         Ok(Self::Http2(sender))
     }
 
+    /// The same connection for so many clients at once, where its version has that.
+    pub(crate) fn shared(self, clients: usize) -> Vec<Self> {
+        match self {
+            Self::Http2(sender) => (0..clients).map(|_| Self::Http2(sender.clone())).collect(),
+            Self::Http1(_) => vec![self],
+        }
+    }
+
     pub(crate) async fn get(&mut self, path: &str) -> Result<Answer, BoxError> {
         self.send(request(Method::GET, path, &[], Bytes::new()))
             .await

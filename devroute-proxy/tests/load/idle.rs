@@ -77,7 +77,7 @@ pub(crate) async fn run(settings: &Settings) -> bool {
 }
 
 /// As many connections as are asked for, or as this process may open.
-fn allowed(settings: &Settings) -> (usize, usize) {
+pub(crate) fn allowed(settings: &Settings) -> (usize, usize) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: limit.maximum,

@@ -6,6 +6,7 @@
 //! cargo test --release -p devroute-proxy --test load -- mix --requests 10000000
 //! cargo test --release -p devroute-proxy --test load -- attack all --seconds 60
 //! cargo test --release -p devroute-proxy --test load -- tunnel
+//! cargo test --release -p devroute-proxy --test load -- cost --connections 2000
 //! ```
 //!
 //! - `idle`: 10,000 connections that had one request each and wait for the next, and 2,000 that do not
@@ -13,7 +14,8 @@
 //! - `mixed`: HTTP/1.1, HTTP/2, gRPC, WebSocket, reroutes, targets that fail and clients that go away,
 //!   all at once. Nothing may be answered with anything but what it should be, and memory and open
 //!   files have to be as they were.
-//!
+//! - `cost`: a router that is asked without a pause: what HTTP/1.1, gRPC and large bodies take of
+//!   a core, and what requests that wait take of memory and files, of which there are `--connections`.
 //! - `mix`: requests for 64 targets, each with a contract of its own; clients go away, and targets close,
 //!   reset and send too much. No answer may be another request's, or another target's.
 //! - `attack`: what hostile clients and targets do, one after the other or the one that is named; see
@@ -32,6 +34,7 @@
 
 mod asking;
 mod attack;
+mod cost;
 mod crowd;
 mod idle;
 mod mix;
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         .unwrap();
     let passed = match &*what {
         "idle" => runtime.block_on(idle::run(&settings)),
+        "cost" => runtime.block_on(cost::run(&settings)),
         "mix" => runtime.block_on(mix::run(&settings)),
         "mixed" => runtime.block_on(mixed::run(seconds)),
         "tunnel" => runtime.block_on(tunnel::run(&settings)),
@@ -104,7 +108,7 @@ fn usage() -> ExitCode {
     println!(
         "load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N] \
          | load mix [--requests N] [--targets N] | load attack NAME|all [--seconds N] \
-         | load tunnel [--connections N] [--seconds N]"
+         | load tunnel [--connections N] [--seconds N] | load cost [--connections N] [--seconds N]"
     );
     ExitCode::from(64)
 }

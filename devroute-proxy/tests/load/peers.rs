@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
@@ -124,7 +125,21 @@ async fn answer(
             tokio::time::sleep(Duration::from_millis(200)).await;
             Ok(Response::new(full(says.into())))
         }
+        "/hold" => {
+            HELD.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        }
         _ => Ok(Response::new(full(says.into()))),
+    }
+}
+
+/// How many requests have come for what is never answered.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until so many have.
+pub(crate) async fn held(count: usize) {
+    while HELD.load(Ordering::Relaxed) < count {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
