@@ -157,6 +157,8 @@ fn judge(sent: &[u8], seen: &[Vec<u8>]) {
         got.extend(reading.requests);
         match reading.end {
             End::Clean | End::Incomplete(None) => {}
+            // An upgrade that was not to be, behind which nothing may come.
+            End::Last if reading.length == bytes.len() => {}
             End::Incomplete(Some(request)) => begun.push(request),
             end => panic!("the target got {end:?}"),
         }
