@@ -267,8 +267,6 @@ def test_what_is_printed_is_what_is_built(flags, folders):
 def test_what_is_printed_for_a_service_makes_of_it_what_the_component_does(tmp_path):
     got = manifests.documents(patched(tmp_path, printed("--part=service")))
     expected = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "foo-devroute"))
-    (port,) = only(got, "Service")["spec"]["ports"]
-    assert port.pop("protocol") == "TCP"
     assert without_what_only_one_has(got) == without_what_only_one_has(expected)
 
 
