@@ -158,9 +158,10 @@ impl Wanted {
                      devroute/port: \"{target_port}\"\n"
                 ),
             );
+        // Kustomize takes a `protocol` for part of the name of a port, and would find none where the Service has none.
         let service = format!(
             "apiVersion: v1\nkind: Service\nmetadata:\n  name: \"{service}\"\n  namespace: \"{namespace}\"\n\
-             spec:\n  ports:\n  - port: {port}\n    protocol: TCP\n    targetPort: 15080\n"
+             spec:\n  ports:\n  - port: {port}\n    targetPort: 15080\n"
         );
         vec![deployment, Template::new(&service)]
     }
