@@ -10,7 +10,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use devroute_tower::transport::Connects;
+use devroute_tower::transport::{Connects, UpstreamAddr};
 use devroute_tower::{ClientInfo, OnFailure};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -40,6 +40,10 @@ where
         policy: config.reroute.policy.clone(),
         own_listeners: Vec::new(),
         forwards: Connects::new(),
+        router: match config.via {
+            Some(Location::Address(router)) => Some(UpstreamAddr::new(router)),
+            _ => None,
+        },
     };
     let options = Options {
         timers: config.process.timers,

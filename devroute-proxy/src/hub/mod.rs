@@ -80,7 +80,7 @@ impl Hub {
         if let Some(keys) = keys {
             keys.announce("laptops have to have one of the keys");
             process.metrics.add_verifier(keys.verifier().clone());
-            tokio::spawn(keys.watch(signal.clone()));
+            tokio::spawn(keys.watch());
         } else {
             tracing::warn!("whoever reaches this hub may offer any service (insecure-no-auth)");
         }
