@@ -63,7 +63,7 @@ pub struct ConnectArgs {
         help_heading = "Hub"
     )]
     pub key: Option<String>,
-    /// What this session is called, in logs and answers [default: user@host]
+    /// What this session is called, in logs and answers [default: the user at this host]
     #[arg(long, env = "DEVROUTE_NAME", value_name = "NAME", help_heading = "Hub")]
     pub name: Option<String>,
     /// How long to hear nothing of the hub before it is asked for a sign [default: 3s]
