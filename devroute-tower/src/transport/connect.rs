@@ -233,3 +233,22 @@ fn can_be_bound(ip: IpAddr) -> bool {
     // A socket that neither sends nor listens.
     UdpSocket::bind((ip, 0)).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_this_host_is_told_from_others() {
+        let other: IpAddr = "198.51.100.7".parse().unwrap();
+        if can_be_bound(other) {
+            // `ip_nonlocal_bind`: then nothing is told apart, and nothing is taken for this host.
+            assert!(!is_ours("127.0.0.1".parse().unwrap()));
+            return;
+        }
+        assert!(is_ours("127.0.0.1".parse().unwrap()));
+        assert!(is_ours("127.9.8.7".parse().unwrap()));
+        assert!(!is_ours(other));
+        assert!(!is_ours("2001:db8::7".parse().unwrap()));
+    }
+}
