@@ -346,6 +346,41 @@ def test_several_laptops_with_several_services(hub, laptop, app):
         get(ports[0])
 
 
+def test_the_laptops_own_requests_are_of_all_kinds(hub, laptop, app, started, grpc_peer, grpc_client):
+    def echo(websocket):
+        for message in websocket:
+            websocket.send(message)
+
+    sockets, peer, plain = WebSocketServer(echo), grpc_peer(), app()
+    started.append(sockets)
+    ports = [free_port() for _ in range(4)]
+    targets = [plain.port, sockets.port, peer.port]
+    forwards = [f"--forward={port}=127.0.0.1:{target}" for port, target in zip(ports, targets)]
+    laptop = laptop(hub("--allow=loopback"), *forwards, f"--proxy={ports[3]}")
+    assert laptop.connected()["way_out"]
+    until(lambda: get(ports[0])[0] == 200, "the way out")
+    status, answer = get(ports[0], "/a?b", x_devroute='{"foo":"10.0.0.1:80"}')
+    assert (status, answer["path"], answer["fields"]["host"]) == (200, "/a?b", f"127.0.0.1:{plain.port}")
+    assert json.loads(answer["fields"]["x-devroute"]) == {"foo": "10.0.0.1:80"}
+    assert not [name for name in answer["fields"] if name.startswith("devroute-tunnel-")]
+
+    with connect_websocket(f"ws://127.0.0.1:{ports[1]}/chat", proxy=None) as client:
+        client.send("hello")
+        assert client.recv(PATIENCE) == "hello"
+    client = grpc_client(Way(f"127.0.0.1:{ports[2]}"))
+    answers = client.call("Chat", (client.text(text=text) for text in "abc"))
+    assert [answer.text for answer in answers] == ["0: a", "1: b", "2: c"]
+    # By a tunnel, which is how a client of WebSocket goes through a proxy.
+    proxy = f"http://127.0.0.1:{ports[3]}"
+    with connect_websocket(f"ws://127.0.0.1:{sockets.port}/", proxy=proxy) as client:
+        client.send("through")
+        assert client.recv(PATIENCE) == "through"
+    # Where nothing listens, the hub says so.
+    curl = ["curl", "-sS", "-x", proxy, f"http://127.0.0.1:{free_port()}/"]
+    problem = json.loads(subprocess.check_output(curl, timeout=PATIENCE))
+    assert (problem["status"], problem["cause"]) == (502, "connection_refused")
+
+
 # Who is let in
 
 

@@ -7,7 +7,7 @@
 //! hub       Observe > Front > Registrar             where laptops dial in
 //!           Observe > Front > Forward               at the address of a service
 //!           Observe > Front > Forwarder             for a laptop's own requests
-//! connect   Printed > Remember > Local              for requests that come through the hub
+//! connect   Printed > Inspect > Remember > Local    for requests that come through the hub
 //!           Observe > Front > Restore > DevRouteClient > WayOut
 //! ```
 //!

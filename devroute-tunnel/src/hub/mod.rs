@@ -8,8 +8,8 @@
 //! | a rerouted one for another service | 421: the address had another holder when the contract was made |
 //! | more at a time than the session may have | 503 |
 //!
-//! A session is known by the key and the token of its laptop. When the connection ends, its addresses are [held](
-//! Config::hold) for it, and a laptop that comes back in that time is where it was; after that they are free, the one
+//! A session is known by the key and the token of its laptop. When the connection ends, its addresses are
+//! [held](Config::hold) for it, and a laptop that comes back in that time is where it was; after that they are free, the one
 //! that has been free the longest first. A laptop that says good-bye is forgotten at once, and one whose key is no
 //! longer authorized is cut off.
 //!

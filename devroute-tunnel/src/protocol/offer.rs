@@ -48,7 +48,7 @@ impl Offer {
     ///
     /// # Errors
     ///
-    /// When it is more than [the limits](self) allow, or a name or token has other characters than it may.
+    /// When it is longer than [`MAX_OFFER`], has more than [`MAX_SERVICES`] or one of them twice, or a name or token has other characters than it may.
     pub fn new(
         services: &[ServiceName],
         name: &str,
