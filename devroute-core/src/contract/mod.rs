@@ -109,6 +109,11 @@ impl Contract {
     /// It belongs into logs and spans; never make it a metric label, for the sender chooses it.
     #[must_use]
     pub fn id(&self) -> Option<String> {
+        // Reserved names begin with it, which JSON can also write as an escape.
+        let text = self.as_str().as_bytes();
+        if !text.contains(&b'$') && !text.contains(&b'\\') {
+            return None;
+        }
         let mut id = None;
         self.visit(&mut |member: Member<'_>| match member {
             Member::Reserved { name, value } if name.is(parse::ID) => {

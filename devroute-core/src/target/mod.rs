@@ -6,6 +6,7 @@
 //! everybody who reads it. Whether a target is *allowed* is the business of
 //! [`TargetPolicy`](crate::TargetPolicy).
 
+mod decimal;
 mod host_name;
 mod read;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use self::decimal::Decimal;
 pub use self::host_name::HostName;
 pub(crate) use self::read::{TargetRef, parse_port};
 use crate::error::TargetError;
@@ -109,6 +111,9 @@ impl fmt::Display for Target {
             write!(f, "{scheme}://")?;
         }
         match &self.host {
+            Host::Ip(IpAddr::V4(ip)) => {
+                f.write_str(Decimal::default().ip(*ip).port(self.port).as_str())
+            }
             Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
             host => write!(f, "{host}:{}", self.port),
         }
@@ -164,7 +169,8 @@ impl fmt::Display for Host {
     /// The host without brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ip(ip) => ip.fmt(f),
+            Self::Ip(IpAddr::V4(ip)) => f.write_str(Decimal::default().ip(*ip).as_str()),
+            Self::Ip(IpAddr::V6(ip)) => ip.fmt(f),
             Self::Name(name) => name.fmt(f),
         }
     }
