@@ -37,7 +37,6 @@ pub mod admin;
 mod agent;
 mod answer;
 pub mod authorized;
-mod carried;
 pub mod cli;
 pub mod config;
 pub mod connect;

@@ -226,7 +226,6 @@ impl Observer {
     pub(crate) fn ended(&self, record: Option<u64>, why: &'static str, what: &'static str) {
         match record.and_then(|number| self.records.ended(number, why)) {
             Some(record) if self.metrics.log.take() => {
-                let text = |text: &Option<String>| text.clone().map(tracing::field::display);
                 let (id, service) = (text(&record.id), text(&record.service));
                 let (target, trace_id) = (text(&record.target), text(&record.trace_id));
                 tracing::info!(service, target, id, trace_id, "{what}");
@@ -252,7 +251,7 @@ impl Observer {
         let mut record = Record::now(outcome.kind().as_str());
         record.direction = self.direction;
         record.id = outcome.contract().and_then(|contract| contract.id());
-        record.service = outcome.service().map(ToString::to_string);
+        record.service = outcome.service().map(|name| name.as_str().to_owned());
         record.target = outcome.target().map(ToString::to_string);
         record.signed_by = outcome.signed_by().map(ToOwned::to_owned);
         record.status = status;
@@ -267,18 +266,26 @@ impl Observer {
     }
 }
 
+/// A text that is logged without quotes, where there is one.
+fn text(text: &Option<String>) -> Option<tracing::field::DisplayValue<&str>> {
+    text.as_deref().map(tracing::field::display)
+}
+
 /// The status of a request without an answer, as nginx has it; never sent.
 const CLIENT_GONE: u16 = 499;
 
 /// One line for each request that was to be rerouted: they are somebody's test, not bulk traffic.
 fn log(record: &Record) {
-    let text = |text: &Option<String>| text.clone().map(tracing::field::display);
-    let (id, service, target) = (
-        text(&record.id),
-        text(&record.service),
-        text(&record.target),
-    );
-    let (signed_by, trace_id) = (text(&record.signed_by), text(&record.trace_id));
+    let Record {
+        id,
+        service,
+        target,
+        signed_by,
+        trace_id,
+        ..
+    } = record;
+    let (id, service, target) = (text(id), text(service), text(target));
+    let (signed_by, trace_id) = (text(signed_by), text(trace_id));
     let (status, ms, outcome) = (record.status, record.ms, record.outcome);
     let direction = record.direction.as_str();
     let cause = record.cause.as_deref();

@@ -38,7 +38,6 @@ use http::{Request, Response, StatusCode};
 use tower_layer::Layer as _;
 use tower_service::Service;
 
-use crate::carried::Carried;
 use crate::config::{OutboundConfig, RerouteConfig, RouterConfig, SidecarConfig};
 use crate::entry::Entry;
 use crate::front::{Front, FrontLayer};
@@ -73,7 +72,6 @@ pub(crate) fn sidecar(
     shared: &Shared,
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Sidecar + use<> {
-    let metrics = Arc::clone(&shared.metrics);
     let transport = transport(&config.reroute, &shared.own_listeners, &worker);
     let abandoned = Abandoned::default();
     let upstream = upstream(config, place, &transport);
@@ -86,7 +84,7 @@ pub(crate) fn sidecar(
     .write_carriers(true)
     .forwarded_to_baseline(config.forwarded_to_baseline)
     .on_abandoned(abandoned.clone())
-    .transport(Carried::transport(transport, Arc::clone(&metrics)));
+    .transport(transport);
     if let Some(router) = &shared.router {
         layer = layer.via_follow(router.clone());
     }
@@ -94,7 +92,7 @@ pub(crate) fn sidecar(
         Some(correlations) => RememberLayer::new(correlations.clone()),
         None => RememberLayer::off(),
     };
-    let service = layer.layer(Carried::baseline(remember.layer(upstream), metrics));
+    let service = layer.layer(remember.layer(upstream));
     let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
         health: false,
@@ -107,7 +105,7 @@ pub(crate) fn sidecar(
     }
 }
 
-type Sidecar = Observe<Front<DevRoute<Carried<Remember<Upstream>>, Carried<HttpTransport>>>>;
+type Sidecar = Observe<Front<DevRoute<Remember<Upstream>>>>;
 
 /// The stack of a router, for one worker.
 pub(crate) fn router(
@@ -116,14 +114,10 @@ pub(crate) fn router(
     shared: &Shared,
     worker: Arc<WorkerMetrics>,
 ) -> impl Fn(ClientInfo) -> Router + use<> {
-    let metrics = Arc::clone(&shared.metrics);
     let abandoned = Abandoned::default();
     let service = reroute(DevRouteLayer::router(), &config.reroute, shared)
         .on_abandoned(abandoned.clone())
-        .transport(Carried::transport(
-            transport(&config.reroute, &shared.own_listeners, &worker),
-            metrics,
-        ))
+        .transport(transport(&config.reroute, &shared.own_listeners, &worker))
         .layer(NoBaseline);
     let observe = observe(shared, worker, abandoned);
     let front = FrontLayer {
@@ -141,7 +135,7 @@ pub(crate) fn router(
     }
 }
 
-type Router = Observe<Front<DevRoute<NoBaseline, Carried<HttpTransport>>>>;
+type Router = Observe<Front<DevRoute<NoBaseline>>>;
 
 /// The stack of a sidecar's outbound listener, for one worker.
 pub(crate) fn outbound(
@@ -325,7 +319,9 @@ fn anything_but_never() -> TargetPolicy {
 }
 
 fn reroute(layer: DevRouteLayer, config: &RerouteConfig, shared: &Shared) -> DevRouteLayer {
+    let metrics = Arc::clone(&shared.metrics);
     let layer = layer
+        .on_unwritten(move |_: Unwritten| metrics.member_not_written())
         .policy(shared.policy.clone())
         .reveal_addresses(config.reveal_addresses)
         .forwarded_fields(config.forwarded)
@@ -460,7 +456,6 @@ mod tests {
             router: None,
         };
         let remembered = RememberLayer::new(Correlations::new()).layer(Baseline);
-        let inner = Carried::baseline(remembered, Arc::clone(&metrics));
         let config = EntryConfig {
             strip: Strip::Unsigned,
             cookie: true,
@@ -472,7 +467,7 @@ mod tests {
             reach: None,
         };
         let observe = observe(&shared, metrics.worker(0), Abandoned::default());
-        let service = observe.layer(front.layer(inner));
+        let service = observe.layer(front.layer(remembered));
         let request = Request::get("/")
             .header("host", "foo")
             .header("baggage", "other=1")

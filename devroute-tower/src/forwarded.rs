@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use devroute_core::Host;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{Entry, FORWARDED, HOST, VIA},
@@ -98,7 +99,8 @@ pub(crate) fn add(
     }
     if matches!(fields, XForwarded | Both) {
         if let Some(client) = client {
-            append_to_list(headers, X_FORWARDED_FOR, client.ip().to_string().as_bytes());
+            let ip = Host::Ip(client.ip()).to_string();
+            append_to_list(headers, X_FORWARDED_FOR, ip.as_bytes());
             if let Entry::Vacant(proto) = headers.entry(X_FORWARDED_PROTO) {
                 proto.insert(HeaderValue::from_static(client.proto()));
             }

@@ -20,6 +20,7 @@ mod outcome;
 pub mod reqwest;
 mod reroute;
 pub mod transport;
+mod unwritten;
 
 pub use self::{
     abandoned::OnAbandoned,
@@ -29,6 +30,7 @@ pub use self::{
     outbound::{DevRouteClient, DevRouteClientLayer},
     outcome::{Outcome, OutcomeKind},
     reroute::OnFailure,
+    unwritten::OnUnwritten,
 };
 
 /// Any error, boxed.

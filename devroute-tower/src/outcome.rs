@@ -130,8 +130,9 @@ impl Outcome {
         let service = self.service.as_ref()?;
         let cause = self.cause.unwrap_or("unknown");
         let value = match (self.kind, &self.target) {
+            // Of every rerouted request, so without the machinery of `format!`.
             (OutcomeKind::Rerouted, Some(target)) if reveal_addresses => {
-                format!("{service}={target}")
+                [service.as_str(), "=", &target.to_string()].concat()
             }
             (OutcomeKind::Rerouted, _) => format!("{service}=target"),
             (OutcomeKind::AlreadyRerouted, _) => {

@@ -17,8 +17,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -40,9 +40,10 @@ use super::{Limits, RequestBody};
 use crate::metrics::Limit;
 
 /// The service of one connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Exchange<S> {
-    inner: S,
+    // Taken for a call, and by nobody else: a clone for each would count a dozen references.
+    inner: Mutex<S>,
     activity: Arc<Activity>,
     limits: Limits,
     /// Whether the connection is one too many.
@@ -54,7 +55,7 @@ pub(super) struct Exchange<S> {
 impl<S> Exchange<S> {
     pub(super) fn new(inner: S, activity: Arc<Activity>, limits: Limits) -> Self {
         Self {
-            inner,
+            inner: Mutex::new(inner),
             activity,
             limits,
             refused: false,
@@ -117,7 +118,8 @@ where
                     }
                     _ => RequestBody::new(body),
                 };
-                Answer::of(self.inner.clone(), Request::from_parts(head, body))
+                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                Answer::of(&mut *inner, Request::from_parts(head, body))
             }
         };
         ResponseFuture {
@@ -201,16 +203,16 @@ pin_project! {
 
 impl<S> Answer<S>
 where
-    S: Service<Request<RequestBody>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Error = Infallible> + Clone,
 {
-    fn of(mut service: S, request: Request<RequestBody>) -> Self {
+    fn of(service: &mut S, request: Request<RequestBody>) -> Self {
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called {
                 future: service.call(request),
             },
             Poll::Ready(Err(never)) => match never {},
             Poll::Pending => Self::Waiting {
-                oneshot: Box::pin(service.oneshot(request)),
+                oneshot: Box::pin(service.clone().oneshot(request)),
             },
         }
     }

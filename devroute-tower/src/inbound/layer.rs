@@ -12,6 +12,7 @@ use crate::{
     mode::{Mode, OncePerMinute},
     reroute::{OnFailure, Settings, default_policy},
     transport::{HttpTransport, UpstreamAddr},
+    unwritten::{self, OnUnwritten},
 };
 
 /// Reroutes a request whose contract names this service, and remembers the contract for the
@@ -251,6 +252,23 @@ impl<T> DevRouteLayer<T> {
     #[must_use]
     pub fn on_abandoned(mut self, hook: impl OnAbandoned + Send + Sync + 'static) -> Self {
         self.settings().reroute.on_abandoned = Some(abandoned::Hook::new(hook));
+        self
+    }
+
+    /// Is told of each contract that goes on without a `baggage` member, to the target or, where the layer
+    /// [writes carriers](Self::write_carriers), to the inner service.
+    ///
+    /// ```
+    /// use devroute_tower::{DevRouteLayer, core::carrier::Unwritten};
+    ///
+    /// let layer = DevRouteLayer::new("checkout").on_unwritten(|reason: Unwritten| {
+    ///     println!("a contract goes on in its field alone: {reason}");
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn on_unwritten(mut self, hook: impl OnUnwritten + Send + Sync + 'static) -> Self {
+        self.settings().reroute.on_unwritten = Some(unwritten::Hook::new(hook));
         self
     }
 

@@ -154,7 +154,7 @@ impl<S, T> DevRoute<S, T> {
             Ok(Decision::Baseline { contract, reason }) => {
                 request.headers_mut().remove(carrier::MATCHED);
                 if self.shared.write_carriers {
-                    carrier::write(request.headers_mut(), &contract);
+                    self.shared.reroute.write(request.headers_mut(), &contract);
                 }
                 let outcome = match (reason, &self.shared.service) {
                     (BaselineReason::AlreadyRerouted, Some(service)) => {
@@ -277,7 +277,7 @@ impl<S, T> DevRoute<S, T> {
             };
             request.headers_mut().remove(carrier::MATCHED);
             if shared.write_carriers {
-                carrier::write(request.headers_mut(), &contract);
+                shared.reroute.write(request.headers_mut(), &contract);
             }
             shared.tell_baseline(&mut request, client);
             request.extensions_mut().insert(contract.clone());

@@ -6,8 +6,8 @@ use devroute_core::{
 };
 use http::{Extensions, HeaderMap, Uri, header::HOST, uri::Authority};
 
-use super::{InternalHosts, notice, unwritten::Hook};
-use crate::{context, mode::Mode};
+use super::{InternalHosts, notice};
+use crate::{context, mode::Mode, unwritten::Hook};
 
 /// Returns the fields that carry the contract in scope to `uri`, by the default list of
 /// [`InternalHosts`].

@@ -1,11 +1,11 @@
 use http::{Extensions, HeaderMap, Uri};
 use tower_layer::Layer;
 
-use super::{
-    DevRouteClient, DevRouteClientRerouteLayer, InternalHosts, OnUnwritten, attach::Attach,
-    unwritten::Hook,
+use super::{DevRouteClient, DevRouteClientRerouteLayer, InternalHosts, attach::Attach};
+use crate::{
+    Mode,
+    unwritten::{Hook, OnUnwritten},
 };
-use crate::Mode;
 
 /// Carries the contract on to the requests that a client makes.
 ///

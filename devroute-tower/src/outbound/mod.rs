@@ -8,7 +8,6 @@ mod notice;
 mod reroute;
 mod service;
 mod service_name;
-mod unwritten;
 
 #[cfg(feature = "reqwest-middleware")]
 pub(crate) use self::attach::Attach;
@@ -21,5 +20,5 @@ pub use self::{
     reroute::{DevRouteClientReroute, DevRouteClientRerouteLayer},
     service::DevRouteClient,
     service_name::{FirstLabel, MakeServiceName},
-    unwritten::OnUnwritten,
 };
+pub use crate::unwritten::OnUnwritten;

@@ -7,7 +7,7 @@ use std::{future::poll_fn, net::SocketAddr, ops::ControlFlow, sync::Arc, time::D
 
 use devroute_core::{
     Contract, DecisionError, Host, Reroute, Scheme, Selector, ServiceName, Target, TargetPolicy,
-    carrier,
+    carrier::{self, Written},
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -31,6 +31,7 @@ use crate::{
     no_retry,
     outcome::{Outcome, OutcomeKind},
     transport::{self, Body, Destination, Error, ErrorKind, Lookups, Protocol, UpstreamAddr},
+    unwritten,
 };
 
 /// What happens when a target cannot be reached (rule 13).
@@ -58,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) resolve_timeout: Duration,
     pub(crate) lookups: Lookups,
     pub(crate) on_abandoned: Option<abandoned::Hook>,
+    pub(crate) on_unwritten: Option<unwritten::Hook>,
 }
 
 impl Settings {
@@ -74,6 +76,7 @@ impl Settings {
             resolve_timeout: Duration::from_secs(2),
             lookups: Lookups::new(),
             on_abandoned: None,
+            on_unwritten: None,
         }
     }
 
@@ -333,6 +336,15 @@ async fn send<T: Transport>(
 }
 
 impl Settings {
+    /// Writes both carriers (rule 10).
+    pub(crate) fn write(&self, headers: &mut HeaderMap, contract: &Contract) {
+        if let (Written::FieldOnly(reason), Some(hook)) =
+            (carrier::write(headers, contract), &self.on_unwritten)
+        {
+            hook.tell(reason);
+        }
+    }
+
     /// Tells whoever wants to know where the caller goes away before there is an answer.
     pub(crate) fn unanswered(&self, decision: &Reroute) -> Option<Unanswered> {
         let hook = self.on_abandoned.clone()?;
@@ -372,7 +384,7 @@ fn prepare(
     service: &ServiceName,
     client: Option<ClientInfo>,
 ) {
-    carrier::write(&mut parts.headers, contract);
+    settings.write(&mut parts.headers, contract);
     if let Ok(value) = HeaderValue::from_str(service.as_str()) {
         parts.headers.insert(carrier::MATCHED, value);
     }
@@ -406,7 +418,7 @@ fn direct(
     } else {
         http::uri::Scheme::HTTP
     });
-    uri.authority = Authority::try_from(addr.to_string()).ok();
+    uri.authority = Authority::try_from(Target::from(addr).to_string()).ok();
     uri.path_and_query = parts.uri.path_and_query().cloned();
     if uri.path_and_query.is_none() {
         uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
