@@ -91,7 +91,7 @@ impl Forwarder {
         let Some(client) = parts.extensions.remove::<OnUpgrade>() else {
             return answer(Failure::of_connect(), dialect);
         };
-        let connector = self.transport.connector.clone();
+        let connector = self.transport.connector().clone();
         let reveal_addresses = self.reveal_addresses;
         Box::pin(async move {
             let (mut server, open) = match connector.dial(&peer, Protocol::Http1).await {

@@ -21,6 +21,7 @@ use super::{
     peer::Peer,
     pool::Pool,
     received::{MAX_BEFORE_ANSWER, Metered, Received},
+    relay::{Relay, quietly},
     stream::Stream,
 };
 
@@ -34,6 +35,7 @@ pub(super) struct Connection {
     sender: http1::SendRequest<Body>,
     io: http1::Connection<TokioIo<Metered<Stream, Received>>, Body>,
     received: Received,
+    relay: Relay,
     /// Polling a finished connection again is not allowed.
     finished: bool,
     open: OpenGuard,
@@ -47,6 +49,16 @@ pub(super) struct Failed {
     pub(super) unsent: Option<Box<Request<Body>>>,
     /// Whether a byte of an answer came.
     pub(super) was_answered: bool,
+}
+
+impl Failed {
+    fn of(error: Error, unsent: Option<Request<Body>>, received: &Received) -> Self {
+        Self {
+            error,
+            unsent: unsent.map(Box::new),
+            was_answered: received.bytes() > 0,
+        }
+    }
 }
 
 /// In the extensions of an answer to a request whose body nobody has asked for: the client's server
@@ -66,6 +78,7 @@ impl Connection {
             sender,
             io,
             received,
+            relay: Relay::new(),
             finished: false,
             open,
         }))
@@ -81,7 +94,8 @@ impl Connection {
             return Poll::Ready(());
         }
         // What went wrong also reaches the exchange, which knows what it means to the request.
-        let polled = Pin::new(&mut self.io).poll(cx).map(drop);
+        let io = Pin::new(&mut self.io);
+        let polled = self.relay.poll(cx, |cx| io.poll(cx)).map(drop);
         self.finished = polled.is_ready();
         polled
     }
@@ -93,9 +107,7 @@ impl Connection {
 
     /// Looks whether the other side has closed it in the meantime.
     pub(super) fn is_usable(&mut self) -> bool {
-        self.poll(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
-            && self.is_ready()
+        self.poll(&mut unwoken()).is_pending() && self.is_ready()
     }
 
     /// Sends the request and drives the connection until the head of the answer is there.
@@ -110,46 +122,44 @@ impl Connection {
         let sent = request.body_mut().watch();
         let gate = sent.as_ref().and_then(|_| wait_for_100(&mut request));
         self.received.restart();
-        let answer = {
-            let mut answer = pin!(self.sender.try_send_request(request));
-            let (io, finished, received) = (&mut self.io, &mut self.finished, &self.received);
-            poll_fn(|cx| {
-                if !*finished {
-                    *finished = Pin::new(&mut *io).poll(cx).is_ready();
+        let mut answer = pin!(quietly(|| self.sender.try_send_request(request)));
+        let answered = poll_fn(|cx| {
+            let _ = self.poll(cx);
+            // It comes of the poll above and of nothing else: to be woken as well would be one more
+            // poll of the whole task.
+            match answer.as_mut().poll(&mut unwoken()) {
+                Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                Poll::Pending if self.received.bytes() > MAX_BEFORE_ANSWER => {
+                    Poll::Ready(Err(ErrorKind::Protocol))
                 }
-                match answer.as_mut().poll(cx) {
-                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending if received.bytes() > MAX_BEFORE_ANSWER => {
-                        Poll::Ready(Err(ErrorKind::Protocol))
-                    }
-                    // Nobody is left who could answer.
-                    Poll::Pending if *finished => Poll::Ready(Err(ErrorKind::ConnectionClosed)),
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await
-        };
-        let failed = |error, unsent| Failed {
-            error,
-            unsent,
-            was_answered: self.received.bytes() > 0,
-        };
-        let mut response = match answer {
+                // Nobody is left who could answer.
+                Poll::Pending if self.finished => Poll::Ready(Err(ErrorKind::ConnectionClosed)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(mut error)) => {
-                let unsent = error.take_message().map(Box::new);
-                return Err(failed(
-                    Error::exchange(&self.peer, error.into_error()),
-                    unsent,
-                ));
+                let unsent = error.take_message();
+                let error = Error::exchange(&self.peer, error.into_error());
+                return Err(Failed::of(error, unsent, &self.received));
             }
-            Err(kind) => return Err(failed(Error::of_peer(kind, &self.peer), None)),
+            Err(kind) => {
+                let error = Error::of_peer(kind, &self.peer);
+                let Self { io, received, .. } = *self;
+                // What it has not taken comes back when it is gone.
+                drop(io);
+                let unsent = match answer.as_mut().poll(&mut unwoken()) {
+                    Poll::Ready(Err(mut error)) => error.take_message(),
+                    _ => None,
+                };
+                return Err(Failed::of(error, unsent, &received));
+            }
         };
         if !has_one_framing(response.headers()) {
-            return Err(failed(
-                Error::of_peer(ErrorKind::Protocol, &self.peer),
-                None,
-            ));
+            let error = Error::of_peer(ErrorKind::Protocol, &self.peer);
+            return Err(Failed::of(error, None, &self.received));
         }
         self.received.has_begun();
         let pool = Arc::clone(pool);
@@ -175,6 +185,7 @@ impl Connection {
     /// Returns the connection to the pool where its exchange is complete; else it is closed.
     pub(super) fn put_back(mut self: Box<Self>, pool: &Arc<Pool>) {
         if self.is_ready() || self.is_usable() {
+            self.relay.leave();
             pool.put_h1(self);
         }
     }
@@ -270,13 +281,18 @@ fn has_one_framing(headers: &HeaderMap) -> bool {
     }
 }
 
+/// For what becomes ready only as its connection is polled, by whoever asks.
+pub(super) fn unwoken() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
 /// Holds the body back where the client wants to be asked for it first.
 fn wait_for_100(request: &mut Request<Body>) -> Option<GateKey> {
     let expect = request.headers().get(EXPECT)?;
     if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
         return None;
     }
-    let key = request.body_mut().hold();
+    let key = request.body_mut().hold()?;
     let opener = key.clone();
     hyper::ext::on_informational(request, move |informational| {
         if informational.status() == StatusCode::CONTINUE {

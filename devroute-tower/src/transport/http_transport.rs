@@ -60,8 +60,12 @@ use crate::forward::join_cookies;
 /// assert_eq!(transport.open_connections(), 0);
 /// ```
 #[derive(Clone, Debug)]
-pub struct HttpTransport {
-    pub(super) connector: Connector,
+pub struct HttpTransport(Arc<Inner>);
+
+/// One reference to count, since a transport is cloned for each request.
+#[derive(Clone, Debug)]
+struct Inner {
+    connector: Connector,
     idle_timeout: Duration,
     max_idle: usize,
     pool: Arc<Pool>,
@@ -94,19 +98,19 @@ impl HttpTransport {
             tls: None,
         };
         let pool = Arc::new(Pool::new(IDLE_TIMEOUT, MAX_IDLE));
-        Self {
+        Self(Arc::new(Inner {
             connector,
             idle_timeout: IDLE_TIMEOUT,
             max_idle: MAX_IDLE,
             pool,
             on_trailers_dropped: None,
-        }
+        }))
     }
 
     /// How long opening a connection may take; 2 seconds by default.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connector.timeout = timeout;
+        self.settings().connector.timeout = timeout;
         self
     }
 
@@ -114,30 +118,28 @@ impl HttpTransport {
     /// by default what [`Connects::new`] has, for this transport alone.
     #[must_use]
     pub fn connects(mut self, connects: Connects) -> Self {
-        self.connector.connects = Some(connects);
+        self.settings().connector.connects = Some(connects);
         self
     }
 
     /// Opens as many connections as are asked for, and tries each time.
     pub(super) fn unlimited_connects(mut self) -> Self {
-        self.connector.connects = None;
+        self.settings().connector.connects = None;
         self
     }
 
     /// How long an idle connection is kept; 60 seconds by default. Starts a pool of its own.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
-        self.pool = Arc::new(Pool::new(self.idle_timeout, self.max_idle));
-        self
+        self.settings().idle_timeout = timeout;
+        self.with_new_pool()
     }
 
     /// How many idle connections to one address are kept; 256 by default. Starts a pool of its own.
     #[must_use]
     pub fn max_idle(mut self, connections: usize) -> Self {
-        self.max_idle = connections;
-        self.pool = Arc::new(Pool::new(self.idle_timeout, self.max_idle));
-        self
+        self.settings().max_idle = connections;
+        self.with_new_pool()
     }
 
     /// An address this process listens on. A connection that turns out to end there, by whatever
@@ -145,8 +147,9 @@ impl HttpTransport {
     /// ([`OwnListener`](ErrorKind::OwnListener)).
     #[must_use]
     pub fn own_listener(mut self, addr: SocketAddr) -> Self {
-        let known = self.connector.own_listeners.iter().copied();
-        self.connector.own_listeners = known.chain([addr]).collect();
+        let connector = &mut self.settings().connector;
+        let known = connector.own_listeners.iter().copied();
+        connector.own_listeners = known.chain([addr]).collect();
         self
     }
 
@@ -154,7 +157,7 @@ impl HttpTransport {
     /// come here; this is for a [`Forwarder`](super::Forwarder), which dials names.
     #[must_use]
     pub fn policy(mut self, policy: TargetPolicy) -> Self {
-        self.connector.policy = Some(Arc::new(policy));
+        self.settings().connector.policy = Some(Arc::new(policy));
         self
     }
 
@@ -165,9 +168,8 @@ impl HttpTransport {
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     #[must_use]
     pub fn tls(mut self, config: super::TlsConfig) -> Self {
-        self.connector.tls = Some(super::tls::Handshaker::new(config));
-        self.pool = Arc::new(Pool::new(self.idle_timeout, self.max_idle));
-        self
+        self.settings().connector.tls = Some(super::tls::Handshaker::new(config));
+        self.with_new_pool()
     }
 
     /// Is told of each request whose trailers the target does not get, or not all of them, for a
@@ -180,14 +182,28 @@ impl HttpTransport {
         mut self,
         hook: impl OnTrailersDropped + Send + Sync + 'static,
     ) -> Self {
-        self.on_trailers_dropped = Some(trailers::Hook::new(hook));
+        self.settings().on_trailers_dropped = Some(trailers::Hook::new(hook));
         self
     }
 
     /// How many connections are open now, in use or idle.
     #[must_use]
     pub fn open_connections(&self) -> usize {
-        self.connector.open.count()
+        self.0.connector.open.count()
+    }
+
+    fn settings(&mut self) -> &mut Inner {
+        Arc::make_mut(&mut self.0)
+    }
+
+    fn with_new_pool(mut self) -> Self {
+        let inner = self.settings();
+        inner.pool = Arc::new(Pool::new(inner.idle_timeout, inner.max_idle));
+        self
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.0.connector
     }
 
     /// Sends `request` to `peer`, which needs not be in its URI.
@@ -209,7 +225,7 @@ impl HttpTransport {
                     ControlFlow::Break(sent) => return sent,
                     ControlFlow::Continue(unsent) => unsent,
                 };
-                let dialled = self.connector.dial(&peer, Protocol::Http1).await?;
+                let dialled = self.0.connector.dial(&peer, Protocol::Http1).await?;
                 self.new_h1(peer, dialled, request).await
             }
             Protocol::Http2 => {
@@ -218,7 +234,7 @@ impl HttpTransport {
                     ControlFlow::Break(sent) => return sent,
                     ControlFlow::Continue(unsent) => unsent,
                 };
-                let dialled = self.connector.dial(&peer, Protocol::Http2).await?;
+                let dialled = self.0.connector.dial(&peer, Protocol::Http2).await?;
                 self.new_h2(peer, dialled, request).await
             }
         }
@@ -244,10 +260,10 @@ impl HttpTransport {
             request.body_mut().watch_trailers(None);
             to_h2(request, peer.scheme(), authority.as_ref());
         };
-        let pooled = if self.pool.has_h2(&peer) {
+        let pooled = if self.0.pool.has_h2(&peer) {
             as_h2(&mut request);
             self.pooled_h2(&peer, request).await
-        } else if self.pool.has_h1(&peer) {
+        } else if self.0.pool.has_h1(&peer) {
             as_h1(&mut request);
             self.pooled_h1(&peer, request).await
         } else {
@@ -257,7 +273,7 @@ impl HttpTransport {
             ControlFlow::Break(sent) => return sent,
             ControlFlow::Continue(unsent) => unsent,
         };
-        let dialled = self.connector.dial(&peer, Protocol::Negotiated).await?;
+        let dialled = self.0.connector.dial(&peer, Protocol::Negotiated).await?;
         let (stream, _) = &dialled;
         if stream.is_h2() {
             as_h2(&mut request);
@@ -270,7 +286,7 @@ impl HttpTransport {
 
     /// Looks at the trailers of a request that goes out over HTTP/1.1, where there can be some.
     fn watch_trailers(&self, request: &mut Request<Body>) {
-        let Some(hook) = self.on_trailers_dropped.clone() else {
+        let Some(hook) = self.0.on_trailers_dropped.clone() else {
             return;
         };
         let body = request.body();
@@ -283,9 +299,9 @@ impl HttpTransport {
     }
 
     async fn pooled_h1(&self, peer: &Peer, mut request: Request<Body>) -> Pooled {
-        while let Some(connection) = self.pool.take_h1(peer) {
+        while let Some(connection) = self.0.pool.take_h1(peer) {
             let copy = repeatable(&request);
-            let failed = match connection.exchange(request, &self.pool).await {
+            let failed = match connection.exchange(request, &self.0.pool).await {
                 Ok(response) => return ControlFlow::Break(Ok(response)),
                 Err(failed) => failed,
             };
@@ -295,7 +311,7 @@ impl HttpTransport {
                 (Some(unsent), _) => request = *unsent,
                 // It was closed as we wrote: whoever closed it has not begun to answer.
                 (None, Some(copy)) if is_closed && !failed.was_answered => {
-                    return ControlFlow::Continue(copy);
+                    return ControlFlow::Continue(*copy);
                 }
                 (None, _) => return ControlFlow::Break(Err(failed.error)),
             }
@@ -311,13 +327,13 @@ impl HttpTransport {
     ) -> Result<Response<ResponseBody>, Error> {
         let connection = h1::Connection::new(peer, dialled).await?;
         connection
-            .exchange(request, &self.pool)
+            .exchange(request, &self.0.pool)
             .await
             .map_err(|failed| failed.error)
     }
 
     async fn pooled_h2(&self, peer: &Peer, request: Request<Body>) -> Pooled {
-        let Some(connection) = self.pool.take_h2(peer) else {
+        let Some(connection) = self.0.pool.take_h2(peer) else {
             return ControlFlow::Continue(request);
         };
         let copy = repeatable(&request);
@@ -328,11 +344,11 @@ impl HttpTransport {
         let is_closed = failed.error.kind() == ErrorKind::ConnectionClosed;
         let request = match (failed.unsent, copy) {
             (Some(unsent), _) => *unsent,
-            (None, Some(copy)) if failed.is_unprocessed || is_closed => copy,
+            (None, Some(copy)) if failed.is_unprocessed || is_closed => *copy,
             (None, _) => return ControlFlow::Break(Err(failed.error)),
         };
         // It is not the one for the next request either.
-        self.pool.forget_h2(peer);
+        self.0.pool.forget_h2(peer);
         ControlFlow::Continue(request)
     }
 
@@ -343,7 +359,7 @@ impl HttpTransport {
         request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Error> {
         let connection = h2::Connection::new(peer.clone(), dialled).await?;
-        self.pool.put_h2(peer, connection.clone());
+        self.0.pool.put_h2(peer, connection.clone());
         connection
             .send(request)
             .await
@@ -386,7 +402,7 @@ impl Service<Request<Body>> for HttpTransport {
 
 /// A copy of a request that may be sent twice: an idempotent method (RFC 9110, section 9.2.2) and no
 /// body. A pooled connection can be closed just as it is used again, and a client must not notice.
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+fn repeatable(request: &Request<Body>) -> Option<Box<Request<Body>>> {
     let is_repeatable = request.method().is_idempotent()
         && request.body().is_end_stream()
         && !request.headers().contains_key(UPGRADE);
@@ -396,7 +412,7 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
         *copy.uri_mut() = request.uri().clone();
         *copy.version_mut() = request.version();
         *copy.headers_mut() = request.headers().clone();
-        copy
+        Box::new(copy)
     })
 }
 

@@ -45,6 +45,7 @@ mod lookup;
 mod peer;
 mod pool;
 mod received;
+mod relay;
 mod response;
 mod response_timeout;
 mod slots;

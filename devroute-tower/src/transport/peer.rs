@@ -1,12 +1,12 @@
 //! Who has to be at the other end of a connection.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{cmp::Ordering, fmt, net::SocketAddr, sync::Arc};
 
 use http::uri::Scheme;
 
 /// What one connection leads to. A connection to one peer never serves another: not the same
 /// address without TLS, and not the same address under another name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     place: Place,
     #[cfg(feature = "tls")]
@@ -14,7 +14,7 @@ pub(super) struct Peer {
 }
 
 /// What is dialled.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// Exactly this address.
     Address(SocketAddr),
@@ -25,7 +25,7 @@ pub(super) enum Place {
 }
 
 /// A host by its name, in lower case, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HostPort {
     pub(super) host: Arc<str>,
     pub(super) port: u16,
@@ -100,6 +100,28 @@ impl Peer {
             return Scheme::HTTPS;
         }
         Scheme::HTTP
+    }
+}
+
+impl Ord for Peer {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_place = self.place.cmp(&other.place);
+        #[cfg(feature = "tls")]
+        if by_place.is_eq() && self.name != other.name {
+            // Two names at one address: seldom, so the text will do. It ignores case, as equality does.
+            let text = |peer: &Self| {
+                let name = peer.name.as_ref().map(ToString::to_string);
+                name.map(|name| name.to_ascii_lowercase())
+            };
+            return text(self).cmp(&text(other));
+        }
+        by_place
+    }
+}
+
+impl PartialOrd for Peer {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connections that wait for their next request.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
@@ -24,8 +24,9 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    h1: HashMap<Peer, Vec<Idle>>,
-    h2: HashMap<Peer, Shared>,
+    // Trees, since nearly all requests go to one peer or a handful, and a hash costs more than that.
+    h1: BTreeMap<Peer, Vec<Idle>>,
+    h2: BTreeMap<Peer, Shared>,
     sweeping: bool,
 }
 
@@ -51,12 +52,12 @@ impl Pool {
         }
     }
 
-    /// The connection to `peer` that was used last and is still open.
+    /// The connection to `peer` that was used last. It may have been closed in the meantime, which an
+    /// exchange sees before it takes its request.
     pub(super) fn take_h1(&self, peer: &Peer) -> Option<Box<h1::Connection>> {
         loop {
-            let mut idle = self.lock().h1.get_mut(peer)?.pop()?;
-            // Out of the lock: this reads from the socket when the other side closed it.
-            if idle.since.elapsed() < self.idle_timeout && idle.connection.is_usable() {
+            let idle = self.lock().h1.get_mut(peer)?.pop()?;
+            if idle.since.elapsed() < self.idle_timeout {
                 return Some(idle.connection);
             }
         }

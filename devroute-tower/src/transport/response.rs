@@ -13,8 +13,9 @@ use hyper::body::Incoming;
 
 use super::{
     body::{IntoBytes, take_as},
-    h1::{Connection, DriverGuard},
+    h1::{Connection, DriverGuard, unwoken},
     pool::Pool,
+    relay::quietly,
 };
 use crate::BoxError;
 
@@ -110,14 +111,18 @@ fn poll_h1(
     cx: &mut Context<'_>,
 ) -> PolledFrame {
     // The first poll tells the connection that somebody wants the body.
-    let mut frame = poll_incoming(incoming, cx);
+    let mut frame = quietly(|| poll_incoming(incoming, &mut unwoken()));
     if frame.is_pending() {
         if let Some(io) = connection {
             if io.poll(cx).is_ready() {
                 *connection = None;
             }
-            frame = poll_incoming(incoming, cx);
         }
+        frame = match connection {
+            // It comes of the poll above and of nothing else.
+            Some(_) => quietly(|| poll_incoming(incoming, &mut unwoken())),
+            None => poll_incoming(incoming, cx),
+        };
     }
     // A known length ends with its last byte: a reader that counts may never come back.
     let ended = match &frame {

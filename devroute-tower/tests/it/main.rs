@@ -43,3 +43,4 @@ mod tls_upstream;
 mod tonic_client;
 mod transport;
 mod transport_h2;
+mod wakeups;
