@@ -266,7 +266,7 @@ mod tests {
                 let line = format!("--mesh {mesh} --part {part} --allow-suffix .ts.net");
                 let text = wanted(&line).unwrap().text();
                 assert!(
-                    !text.contains("LAPTOPS") && !text.contains("SERVICE\n"),
+                    !text.contains("LAPTOPS") && !text.contains("name: SERVICE\n"),
                     "{text}"
                 );
             }
@@ -286,7 +286,9 @@ mod tests {
             assert!(text.contains("image: r.internal/d:1\n"), "{text}");
             assert!(text.contains("metadata.name: \"on\""), "quoted: {text}");
             assert!(
-                !text.contains("shop") && !text.contains("image: devroute:"),
+                !text.contains("\"shop\"")
+                    && !text.contains("foo.shop")
+                    && !text.contains("image: devroute:"),
                 "{text}"
             );
         }
