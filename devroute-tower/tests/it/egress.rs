@@ -53,7 +53,12 @@ const METADATA: [&str; 14] = [
     "168.63.129.16",
     "[fd00:ec2::254]",
     "[fd00:ec2::23]",
+    "[fd00:ec2::255]",
     "fd20:ce::254",
+    "[fd00:c1::a9fe:a9fe]",
+    "[fd00:100::100:200]",
+    "[fd00:a9fe:a9fe::1]",
+    "[fd00:42::42]",
     "[::ffff:100.100.100.200]",
     "[fe80::1]",
     "metadata.google.internal",
@@ -68,7 +73,12 @@ fn rule_11_metadata_services_are_external_whatever_is_listed() {
         .network("::/0".parse().unwrap())
         .network("100.100.100.200".parse().unwrap())
         .suffix(".google.internal".parse().unwrap());
-    for neighbour in ["100.100.100.201", "[fd00:ec2::255]", "x.google.internal"] {
+    for neighbour in [
+        "100.100.100.201",
+        "[fd00:ec3::254]",
+        "[fd20:ce::255]",
+        "x.google.internal",
+    ] {
         assert!(everything.contains_host(neighbour), "{neighbour}");
     }
     for metadata in METADATA {
