@@ -86,6 +86,8 @@ mod tests {
         assert!(format!("{name}a").parse::<HostName>().is_err());
         assert!(label.parse::<HostName>().is_ok());
         assert!(format!("{label}a").parse::<HostName>().is_err());
+        let name: HostName = "Laptop".parse().unwrap();
+        assert_eq!(AsRef::<str>::as_ref(&name), "laptop");
         assert!("a.9".parse::<HostName>().is_err());
         assert!("a.0x9".parse::<HostName>().is_err());
     }
