@@ -44,7 +44,7 @@ fn rule_11_internal_by_default() {
 }
 
 /// Where clouds keep credentials, inside and outside of what is private.
-const METADATA: [&str; 14] = [
+const METADATA: &[&str] = &[
     "169.254.169.254",
     "169.254.170.2",
     "169.254.0.1",
