@@ -139,8 +139,9 @@ def test_a_router_that_is_killed_loses_what_had_reached_it_and_nothing_else(bala
     balanced.routers["one"].wait()
     balanced.go_on()
     balanced.stop()
-    # At most what each client was waiting for just then.
-    assert len(balanced.failed) <= CLIENTS, balanced.failed
+    # At most one for each connection that HAProxy had to it: what each client was waiting for, and what was sent on one
+    # that had been kept before HAProxy saw that it is dead.
+    assert len(balanced.failed) <= 2 * CLIENTS, balanced.failed
     logged = balanced.balancer.logged
     last = f"r{next(balanced.ids) - 1}"
     until(lambda: last in balanced.failed or last in logged(), "the last line of the log")
