@@ -154,11 +154,14 @@ impl Connector {
             (Some(name), Some(tls)) => Some((name, tls)),
             (Some(_), None) => return Err(Error::new(ErrorKind::TlsUnavailable, addr)),
         };
+        let time = deadline.saturating_duration_since(Instant::now());
         // Held to the end of the handshake.
         let mut opening = match &self.connects {
             Some(connects) => Some(connects.begin(addr, deadline).await?),
             None => None,
         };
+        // Whoever stood in a line has waited for others, and not for this address.
+        let deadline = Instant::now() + time;
         let connected = match timeout_at(deadline, TcpStream::connect(addr)).await {
             Ok(connected) => connected.map_err(|error| Error::connect(addr, error)),
             Err(elapsed) => Err(Error::new(ErrorKind::ConnectTimeout, addr).with_source(elapsed)),

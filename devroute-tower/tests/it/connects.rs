@@ -105,6 +105,34 @@ async fn rule_12_a_black_hole_takes_its_share_and_nobody_elses() {
 }
 
 #[tokio::test]
+async fn rule_18_a_connection_has_its_whole_time_after_a_line() {
+    const TIME: Duration = Duration::from_secs(1);
+    let hole = BlackHole::dig().await;
+    let connects = Connects::new().per_target(1).memory(Duration::ZERO);
+    let transport = transport(&connects).connect_timeout(TIME);
+    let addr = serve(echo("baseline").layer(layer().transport(transport))).await;
+    let lost = contract("foo", hole.addr);
+    let first = {
+        let lost = lost.clone();
+        tokio::spawn(async move { get(addr, &lost).await })
+    };
+    while connects.opening() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Most of the first one's time has gone by when the second one comes.
+    tokio::time::sleep(TIME * 7 / 10).await;
+    let began = Instant::now();
+    let second = get(addr, &lost).await;
+    assert_eq!(second.status, 504, "{second:?}");
+    assert!(
+        began.elapsed() >= TIME * 12 / 10,
+        "what it waited in the line is not taken off: {:?}",
+        began.elapsed()
+    );
+    assert_eq!(first.await.unwrap().status, 504);
+}
+
+#[tokio::test]
 async fn rule_12_a_time_out_is_told_to_others_at_once_until_it_is_too_old() {
     let hole = BlackHole::dig().await;
     let connects = Connects::new().memory(Duration::from_secs(1));
