@@ -157,7 +157,8 @@ impl Connector {
         let time = deadline.saturating_duration_since(Instant::now());
         // Held to the end of the handshake.
         let mut opening = match &self.connects {
-            Some(connects) => Some(connects.begin(addr, deadline).await?),
+            // A little longer than a connection has, so that the line hears of one that timed out.
+            Some(connects) => Some(connects.begin(addr, deadline + time / 8).await?),
             None => None,
         };
         // Whoever stood in a line has waited for others, and not for this address.
