@@ -23,8 +23,9 @@ CLASSES = list(dict.fromkeys(entry["class"] for entry in ENTRIES))
 #: Answered where a payload has left the connection as it was.
 LAST = b"GET /last HTTP/1.1\r\nHost: foo\r\nConnection: close\r\n\r\n"
 
-#: How long somebody may wait for more before that is what they do.
-SILENCE = 1.0
+#: How long somebody may wait for more before that is what they do: more than the second that a target has to ask
+#: for a body.
+SILENCE = 4.0
 
 
 class Recorder(Server):
