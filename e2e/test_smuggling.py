@@ -136,6 +136,8 @@ def test_what_http_2_holds_is_one_request_of_http_1_or_none(way, started):
     way = way(recorder.port)
     own = [(name.encode(), value.encode()) for name, value in way.fields.items()]
     wrong = []
+    # Requests that may have been sent on and are not there yet: they come while the next payload is looked at.
+    late = 0
     for payload in payloads.http2():
         with RawClient(way.port) as client:
             client.request(1, [*payload.fields, *own], payload.body, payload.trailers)
@@ -146,15 +148,18 @@ def test_what_http_2_holds_is_one_request_of_http_1_or_none(way, started):
         requests, bad = recorder.take()
         # The example has a server of its own, which refuses less.
         is_open = payload.may_be_reset or way.kind == ways.EMBEDDED
-        expected = (0, 1) if is_open else (payload.want,)
-        if bad or len(requests) not in expected:
-            wrong.append(f"{payload.name}: {len(requests)} and not {expected}, {outcome}, {bad}")
+        least, most = (0, 1) if is_open else (payload.want, payload.want)
+        if bad or not least <= len(requests) <= most + late:
+            wrong.append(f"{payload.name}: {len(requests)} and not {least} to {most}, {outcome}, {bad}")
             continue
+        was_late = late
+        # One that was answered has come, or never will.
+        late = max(0, late + (most if outcome is None else min(most, len(requests))) - len(requests))
         if not payload.want:
             if way.kind != ways.EMBEDDED and outcome is not None and not 400 <= outcome <= 505:
                 wrong.append(f"{payload.name}: {outcome}")
             continue
-        if requests:
+        if requests and not was_late:
             sent = dict(payload.fields)
             path = sent[b":path"].split(b"#")[0]
             if requests[0] != (sent[b":method"], path, payload.gets):
