@@ -196,7 +196,9 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
         return method == b"OPTIONS";
     }
     let scheme = target.split(|it| *it == b':').next().unwrap();
-    let is_absolute = scheme.iter().all(u8::is_ascii_alphanumeric)
+    // RFC 3986, section 3.1.
+    let is_of_scheme = |it: &u8| it.is_ascii_alphanumeric() || b"+-.".contains(it);
+    let is_absolute = scheme.iter().all(is_of_scheme)
         && target[scheme.len()..].starts_with(b"://")
         && !scheme.is_empty()
         && target[scheme.len() + 3..]
