@@ -114,11 +114,13 @@ def test_a_request_runs_again_without_the_cluster(serve, connected):
     with page.open("GET", "/api/events") as events:
         assert events.readline() == b"event: all\n"
         caller = http.client.HTTPConnection(offered, timeout=PATIENCE)
-        caller.request("POST", "/pay?x=1", body=b"7 euro", headers={"authorization": "Bearer hunter2"})
+        fields = {"authorization": "Bearer hunter2", "via": "1.1 devroute (bar)"}
+        caller.request("POST", "/pay?x=1", body=b"7 euro", headers=fields)
         assert caller.getresponse().read() == b"laptop POST /pay?x=1 7 euro"
         caller.close()
         whole = until(lambda: ended(page, 1), "the exchange")
         assert whole["request"]["body"]["text"] == "7 euro"
+        assert whole["summary"]["caller"] == "bar"
         assert "hunter2" not in json.dumps(whole)
 
         hub.child.kill()
@@ -126,7 +128,7 @@ def test_a_request_runs_again_without_the_cluster(serve, connected):
         status, answer = page.ask("POST", "/api/exchanges/1/replay")
         assert (status, answer) == (202, {"id": 2})
         whole = until(lambda: ended(page, 2), "the replay")
-        assert whole["summary"]["status"] == 200
+        assert (whole["summary"]["status"], whole["summary"]["caller"]) == (200, None)
         assert whole["response"]["body"]["text"] == "laptop POST /pay?x=1 7 euro"
 
 

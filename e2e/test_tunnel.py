@@ -21,11 +21,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
 from support import envoy as envoys
+from support.chains import sidecar
 from support.process import BINARY, PATIENCE, Process, until
 from support.servers import Nginx, accepts, free_port
 from support.tunnel import Hub, Laptop, make_key
 from support.websocket import WebSocketServer
-from support.wire import connect
+from support.wire import answering, connect
 
 MIB = 1 << 20
 #: What a large body has.
@@ -172,6 +173,72 @@ def test_the_contract_is_one_of_the_usual_kind(hub, laptop, app, key, tmp_path):
     line = until(lambda: laptop.events("request"), "the line of the request")[0]
     expected = {"method": "GET", "path": "/a?b", "status": 200, "service": "foo", "caller": "10.1.2.3", "id": "run-7"}
     assert {name: line[name] for name in expected} == expected
+
+
+def test_the_line_of_a_request_names_the_service_that_asked(hub, app, key, started, serve):
+    hub, port = hub(), app().port
+    command = [BINARY, "connect", f"foo={port}", "--hub", hub.url, "--key", str(key)]
+    # What a person reads, and what a script does.
+    for flags, line in [
+        ([], r"200 +[\d.]+ ms  foo  GET /  from bar"),
+        (["--json"], r'{.*"caller_service":"bar".*"event":"request".*}'),
+    ]:
+        laptop = Process([*command, *flags], read="stdout", stderr=None, env={"HOME": "/nonexistent"})
+        started.append(laptop)
+        contract = laptop.lines.wait(lambda it: "43" in it and "x-devroute" in it, "with the contract")
+        target = re.search(r'foo\\?":\\?"(127\.0\.0\.1:\d+)', contract)[1]
+
+        # bar's own requests leave by its outbound listener; foo's sidecar reroutes.
+        baseline, outbound = serve(answering("baseline")), free_port()
+        started.append(sidecar("foo", baseline.port, "--allow=loopback"))
+        called = started[-1]
+        started.append(sidecar("bar", baseline.port, f"--outbound=127.0.0.1:{outbound}"))
+        asked = ["curl", "-sS", "-x", f"http://127.0.0.1:{outbound}", f"http://127.0.0.1:{called.port}/"]
+        field = f'x-devroute: {{"foo":"{target}"}}'
+        answer = json.loads(subprocess.check_output([*asked, "-H", field], timeout=PATIENCE))
+        assert answer["path"] == "/"
+        laptop.lines.wait(re.compile(line).fullmatch, "with the name of the caller")
+        laptop.stop()
+
+
+def test_a_mesh_names_the_service_that_asked_and_what_is_no_name_is_not_shown(hub, laptop, app):
+    laptop = laptop(hub(), f"foo={app().port}")
+    certificate = "By=spiffe://td/ns/qa/sa/foo;Hash=0a;Subject=\"\";URI=spiffe://td/ns/qa/sa/%s"
+    for number, (fields, name) in enumerate(
+        [
+            ({"x_forwarded_client_cert": certificate % "bar"}, "bar"),
+            ({"x_envoy_downstream_service_cluster": "bar"}, "bar"),
+            ({"l5d_client_id": "bar.qa.serviceaccount.identity.linkerd.cluster.local"}, "bar"),
+            ({"x_forwarded_client_cert": certificate % "\x9b31m"}, None),
+            ({}, None),
+        ]
+    ):
+        assert get(laptop.port("foo"), **fields)[0] == 200
+        lines = until(lambda: (laptop.events("request") + [None] * 9)[number], "the line of the request")
+        assert (lines["caller_service"], lines["caller"]) == (name, "127.0.0.1"), fields
+
+
+def test_who_offers_nothing_is_told_so(hub, laptop, key, started):
+    hub, proxy = hub(), free_port()
+    said = laptop(hub, f"--proxy={proxy}").connected()
+    assert (said["services"], said["header"], said["curl"], said["way_out"]) == ({}, None, None, True)
+    (listening,) = started[-1].events("listening")
+    assert listening == {"event": "listening", "proxy": f"127.0.0.1:{proxy}", "forwards": []}
+
+    command = [BINARY, "connect", f"--forward={free_port()}=bar.qa:80", "--name=alice", "--hub", hub.url]
+    started.append(Process([*command, "--key", str(key)], read="stdout", env={"HOME": "/nonexistent"}))
+    started[-1].lines.wait(lambda it: it.startswith("session  alice at "), "that it is connected")
+    lines = started[-1].lines.so_far()
+    assert [line.split()[0] for line in lines] == ["forward", "offered", "session"]
+    assert lines[1].startswith("offered  nothing") and "addresses" not in lines[2]
+
+
+def test_a_hub_that_lets_nothing_out_is_said_to(hub, laptop, key, started):
+    hub = hub("--way-out=false")
+    assert not laptop(hub, f"--proxy={free_port()}").connected()["way_out"]
+    command = [BINARY, "connect", f"--proxy={free_port()}", "--hub", hub.url, "--key", str(key)]
+    started.append(Process(command, read="stdout", env={"HOME": "/nonexistent"}))
+    started[-1].lines.wait(lambda it: it.startswith("refused  the hub lets no requests"), "that none go out")
 
 
 def test_websocket_both_ways(hub, laptop, started):

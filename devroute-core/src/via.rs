@@ -2,9 +2,13 @@
 //!
 //! Every reroute adds a member whose received-by is [`PSEUDONYM`] (RFC 9110 section 7.6.3). Members of other
 //! intermediaries do not count, and neither do words in comments.
+//!
+//! A proxy for the own requests of one service says in a comment whose they are, as in `Via: 1.1 devroute (bar)`.
 
 use http::HeaderMap;
 use http::header::VIA;
+
+use crate::ServiceName;
 
 /// The received-by of the `Via` member that a reroute adds, as in `Via: 1.1 devroute`.
 pub const PSEUDONYM: &str = "devroute";
@@ -30,6 +34,36 @@ pub fn hops(headers: &HeaderMap) -> usize {
         .iter()
         .map(|line| hops_in(line.as_bytes()))
         .sum()
+}
+
+/// The service whose own request it is, as the proxy has said that the request left it by; where several have, the last
+/// of them.
+///
+/// Anybody may write it, so it is for people to read, and for nothing to be decided by.
+///
+/// ```
+/// use devroute_core::via;
+///
+/// let mut headers = http::HeaderMap::new();
+/// headers.append("via", "1.1 devroute (bar), 1.1 devroute".parse()?);
+/// assert_eq!(via::caller(&headers).unwrap().as_str(), "bar");
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[must_use]
+pub fn caller(headers: &HeaderMap) -> Option<ServiceName> {
+    let lines = headers.get_all(VIA).iter().rev();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .find_map(|line| line.rsplit(',').find_map(caller_in))
+}
+
+/// The same in one member. One that is torn apart at a comma in its comment is none of ours.
+fn caller_in(member: &str) -> Option<ServiceName> {
+    let (words, comment) = member.trim_end().strip_suffix(')')?.split_once('(')?;
+    let mut words = words.split_ascii_whitespace();
+    let (_version, received_by) = (words.next()?, words.next()?);
+    let is_ours = received_by.eq_ignore_ascii_case(PSEUDONYM) && words.next().is_none();
+    is_ours.then(|| ServiceName::new(comment).ok())?
 }
 
 fn hops_in(line: &[u8]) -> usize {
@@ -98,7 +132,47 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use super::hops_in;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{ServiceName, caller, hops_in};
+
+    #[test]
+    fn the_caller_is_the_last_that_is_named() {
+        for (lines, expected) in [
+            (&["1.1 devroute (bar)"][..], Some("bar")),
+            (&["2 DevRoute\t(a_B.c-1)  "], Some("a_B.c-1")),
+            (&["1.1 devroute(bar), 1.1 devroute"], Some("bar")),
+            (
+                &[
+                    "1.1 devroute (a)",
+                    "1.1 devroute (b), 1.1 x (y)",
+                    "1.1 devroute",
+                ],
+                Some("b"),
+            ),
+            // What is no name of a service names none, and hides none.
+            (&["1.1 devroute (a), 1.1 devroute (b c)"], Some("a")),
+            (&["1.1 devroute (a), 1.1 devroute ($id)"], Some("a")),
+            (&["1.1 devroute (a)", "1.1 devroute (\u{fc})"], Some("a")),
+            (&["1.1 devroute ((a))", "1.1 devroute (a"], None),
+            (&["1.1 devroute ()", "1.1 devroute", "devroute (a)"], None),
+            (&["1.1 gateway (a)", "1.1 devroute x (a)"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("via", HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            }
+            let found = caller(&headers);
+            let found = found.as_ref().map(ServiceName::as_str);
+            assert_eq!(found, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_named_hop_is_a_hop() {
+        assert_eq!(hops_in(b"1.1 devroute (bar), 2 devroute"), 2);
+    }
 
     #[test]
     fn only_received_by_counts() {

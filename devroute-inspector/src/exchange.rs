@@ -31,6 +31,20 @@ pub(crate) struct Exchange {
     pub(crate) told: Instant,
 }
 
+/// Who asked, in words for a person: in the extensions of a request it is shown with it, and found by searching.
+///
+/// Nothing else is done with it, so it may be what the request itself says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caller(Arc<str>);
+
+impl Caller {
+    /// Whoever is called that.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
 /// The head of a request, with what its connection put beside it.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestHead {
@@ -193,6 +207,7 @@ impl Exchange {
         json!({
             "id": self.id,
             "service": &*self.service,
+            "caller": self.caller(),
             "method": head.method.as_str(),
             "path": target(&head.uri),
             "version": version(head.version),
@@ -213,6 +228,14 @@ impl Exchange {
             "replayable": self.why_not_replayed().is_none(),
             "request_truncated": self.request.is_truncated(),
         })
+    }
+
+    /// Who asked; of what the page has sent again, nobody but the page.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        let caller = self.head.extensions.get::<Caller>();
+        caller
+            .filter(|_| self.replay_of.is_none())
+            .map(|caller| &*caller.0)
     }
 
     /// The status of gRPC, which is in the trailers, or in the head of an answer without a body.

@@ -11,6 +11,7 @@
 //!   open for a while, all of it goes.
 //! - *Replay* gives a recorded request to the same service once more, so that a bug runs again in the
 //!   debugger without whoever sent it.
+//! - Who asked is what whoever serves puts beside a request ([`Caller`]).
 //! - The page is on loopback only, asks nobody else for anything, and tells nothing to who does not have
 //!   the token in its address. Credentials are masked until somebody asks for them.
 //!
@@ -54,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::body::{Bodies, InspectBodies, InspectBody, SameBodies};
+pub use self::exchange::Caller;
 pub use self::layer::{Inspect, InspectorLayer, ResponseFuture};
 pub use self::page::Page;
 use self::store::Store;

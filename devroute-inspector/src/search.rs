@@ -14,7 +14,7 @@ impl Search {
         Self(text.trim().to_lowercase())
     }
 
-    /// Whether it is in the target, the service, the status, a field that is shown, or a body.
+    /// Whether it is in the target, the service, its caller, the status, a field that is shown, or a body.
     ///
     /// Not in credentials: whoever could look for them could read them, a letter at a time.
     pub(crate) fn is_in(&self, exchange: &Exchange) -> bool {
@@ -24,10 +24,11 @@ impl Search {
             .as_ref()
             .map(|answer| answer.status.as_u16().to_string());
         let line = format!(
-            "{} {} {} {}",
+            "{} {} {} {} {}",
             head.method,
             target(&head.uri),
             exchange.service,
+            exchange.caller().unwrap_or_default(),
             status.unwrap_or_default()
         );
         self.is_in_text(&line)

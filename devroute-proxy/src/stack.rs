@@ -163,6 +163,7 @@ pub(crate) fn outbound(
         .on_failure(config.on_failure)
         .reveal_addresses(config.reroute.reveal_addresses)
         .forwarded_fields(config.reroute.forwarded)
+        .caller(config.service.clone())
         .for_clients();
     if let Some(router) = &shared.router {
         layer = layer.via_follow(router.clone());
@@ -171,7 +172,8 @@ pub(crate) fn outbound(
         layer = layer.verifier(verifier);
     }
     let forwarder = Forwarder::new(shared.forwarder(config, outbound, &worker))
-        .reveal_addresses(config.reroute.reveal_addresses);
+        .reveal_addresses(config.reroute.reveal_addresses)
+        .caller(config.service.clone());
     let service = layer.layer(forwarder);
     let service = RestoreLayer::new(correlations.clone())
         .internal_hosts(outbound.internal.clone())

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use devroute_core::Host;
+use devroute_core::{Host, ServiceName};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{Entry, FORWARDED, HOST, VIA},
@@ -81,12 +81,11 @@ pub enum ForwardedFields {
     Both,
 }
 
-/// Adds `fields` and `Via` to a request that goes to another process.
+/// Adds `fields` to a request that goes to another process; `Via` goes with them.
 pub(crate) fn add(
     headers: &mut HeaderMap,
     fields: ForwardedFields,
     host: Option<HeaderValue>,
-    version: Version,
     client: Option<ClientInfo>,
 ) {
     use ForwardedFields::{Both, Forwarded, XForwarded};
@@ -109,17 +108,18 @@ pub(crate) fn add(
             line.insert(host);
         }
     }
-    via(headers, version);
 }
 
-/// Adds ourselves to `Via`, with the version that the request came in (RFC 9110, section 7.6.3).
-pub(crate) fn via(headers: &mut HeaderMap, version: Version) {
+/// Adds ourselves to `Via`, with the version that the request came in (RFC 9110, section 7.6.3), and in a comment the
+/// service whose own request it is.
+pub(crate) fn via(headers: &mut HeaderMap, version: Version, caller: Option<&ServiceName>) {
     let received = match version {
         Version::HTTP_10 => "1.0 devroute",
         Version::HTTP_2 => "2 devroute",
         _ => "1.1 devroute",
     };
-    headers.append(VIA, HeaderValue::from_static(received));
+    let named = caller.and_then(|it| HeaderValue::try_from(format!("{received} ({it})")).ok());
+    headers.append(VIA, named.unwrap_or(HeaderValue::from_static(received)));
 }
 
 /// The same for a whole request, whose extensions may know the client.
@@ -131,7 +131,8 @@ pub(crate) fn add_to<B>(
     let client = client.or_else(|| request.extensions().get::<ClientInfo>().copied());
     let host = host(request.uri(), request.headers());
     let version = request.version();
-    add(request.headers_mut(), fields, host, version, client);
+    add(request.headers_mut(), fields, host, client);
+    via(request.headers_mut(), version, None);
 }
 
 /// The host that the client asked for: that of the URI, else the field (RFC 9112, section 3.2.2).
@@ -261,7 +262,8 @@ mod tests {
             let mut headers = before.clone();
             let host = host(&Uri::from_static("/"), &headers);
             let client = client("[::ffff:10.1.2.3]:5");
-            add(&mut headers, fields, host, Version::HTTP_11, client);
+            add(&mut headers, fields, host, client);
+            via(&mut headers, Version::HTTP_11, None);
             assert_eq!(lines(&headers, "x-forwarded-for"), x_forwarded_for);
             assert_eq!(lines(&headers, "x-forwarded-proto"), ["https"]);
             let has_host = x_forwarded_for == x_ours;

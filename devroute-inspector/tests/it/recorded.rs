@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 
-use devroute_inspector::{InspectBody, Limits};
+use devroute_inspector::{Caller, InspectBody, Limits};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -29,6 +29,7 @@ async fn pass(desk: &Desk, request: Request<Frames>, body: Frames) {
 async fn an_exchange_is_shown_with_its_fields_bodies_and_trailers() {
     let desk = Desk::open().await;
     let request = Request::post("http://foo.qa/cart?x=1")
+        .extension(Caller::new("bar"))
         .header("content-type", "application/json")
         .header("authorization", "Bearer hunter2")
         .body(Frames::of(&["{\"item\"", ":7}"]))
@@ -40,6 +41,7 @@ async fn an_exchange_is_shown_with_its_fields_bodies_and_trailers() {
     let summary = &exchange["summary"];
     for (member, expected) in [
         ("service", json!("foo")),
+        ("caller", json!("bar")),
         ("method", json!("POST")),
         ("path", json!("/cart?x=1")),
         ("status", json!(200)),
@@ -72,6 +74,7 @@ async fn a_search_looks_into_everything_but_secrets() {
     let desk = Desk::open().await;
     for (path, cookie, says) in [("/one", "session=hunter2", "needle"), ("/two", "", "hay")] {
         let request = Request::get(path)
+            .extension(Caller::new(if path == "/one" { "bar" } else { "baz" }))
             .header("cookie", cookie)
             .header("x-team", "Checkout")
             .body(Frames::default())
@@ -81,6 +84,7 @@ async fn a_search_looks_into_everything_but_secrets() {
     desk.exchange(2).await;
     assert_eq!(desk.search("NEEDLE").await, [1], "in a body, of any case");
     assert_eq!(desk.search("/two").await, [2]);
+    assert_eq!(desk.search("bar").await, [1], "by who asked");
     assert_eq!(desk.search("checkout").await, [1, 2], "in a field");
     assert_eq!(desk.search("hunter2").await, [0; 0]);
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use devroute_inspector::{InspectBody, Limits};
+use devroute_inspector::{Caller, InspectBody, Limits};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -41,6 +41,7 @@ async fn pass(desk: &Desk, got: &Got, request: Request<Frames>) {
 async fn the_application_gets_the_same_once_more() {
     let (desk, got) = (Desk::open().await, Got::default());
     let request = Request::post("/cart?x=%20")
+        .extension(Caller::new("bar"))
         .header("authorization", "Bearer hunter2")
         .header("x-twice", "a")
         .header("x-twice", "b")
@@ -53,6 +54,7 @@ async fn the_application_gets_the_same_once_more() {
     assert_eq!((status, &answer["id"]), (StatusCode::ACCEPTED, &json!(2)));
     let exchange = desk.exchange(2).await;
     assert_eq!(exchange["summary"]["replay_of"], 1);
+    assert!(exchange["summary"]["caller"].is_null(), "it was not they");
     assert_eq!(exchange["response"]["body"]["text"], "again");
 
     let got = got.lock().unwrap().clone();

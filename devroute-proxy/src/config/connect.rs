@@ -244,6 +244,12 @@ impl ConnectConfig {
                     .to_owned(),
             ));
         }
+        let meant = [("sign", args.sign.is_some()), ("id", args.id.is_some())];
+        if let (true, Some((flag, _))) = (entries.is_empty(), meant.iter().find(|it| it.1)) {
+            return Err(ConfigError::new(format!(
+                "--{flag}: is for the contract, and there is none where nothing is offered (SERVICE=PORT)"
+            )));
+        }
         let file = |text: &str| Ok(PathBuf::from(text));
         let key = settings.one("key", file)?;
         let sign = match &args.sign {
@@ -513,6 +519,18 @@ mod tests {
             let flag_and_value = format!("{flag}={wrong}");
             let error = parse(&[&["foo=1", &*flag_and_value], &HUB[..]].concat()).unwrap_err();
             assert!(error.starts_with(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_the_contract_needs_something_offered() {
+        for (flag, name) in [("--id=run-7", "--id: "), ("--sign", "--sign: ")] {
+            let error = parse(&[&["--proxy=3128", flag], &HUB[..]].concat()).unwrap_err();
+            assert!(error.starts_with(name), "{error}");
+            assert!(
+                parse(&[&["foo=1", flag], &HUB[..]].concat()).is_ok(),
+                "{flag}"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use devroute_inspector::Caller;
 use devroute_tower::core::{Contract, ServiceName, carrier};
 use devroute_tower::hop::Problem;
 use devroute_tower::transport::{
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::caller;
 use super::printer::{Line, Printer};
 use crate::config::Entry;
 
@@ -216,12 +218,21 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let contract = contract(request.headers());
         let tunnelled = request.extensions().get::<Tunnelled>();
+        let service = tunnelled.map(|it| it.service.clone());
+        let caller = address(&request, tunnelled);
+        let caller_service = caller::named(request.headers(), service.as_ref());
+        let shown = match (&caller_service, caller) {
+            (Some(name), _) => Some(Caller::new(name.as_str())),
+            (None, Some(address)) => Some(Caller::new(&address.to_string())),
+            (None, None) => None,
+        };
         let mut unanswered = Unanswered {
             line: Some(Line {
                 method: request.method().clone(),
                 path: path(&request),
-                service: tunnelled.map(|it| it.service.clone()),
-                caller: caller(&request, tunnelled),
+                service,
+                caller,
+                caller_service,
                 run: contract
                     .as_ref()
                     .and_then(|contract| Some(contract.id()?.to_string())),
@@ -231,6 +242,9 @@ where
             began: Instant::now(),
             printer: self.printer.clone(),
         };
+        if let Some(shown) = shown {
+            request.extensions_mut().insert(shown);
+        }
         if let Some(contract) = contract {
             // What is remembered of it, behind this, goes on the requests that the application makes.
             request.extensions_mut().insert(contract);
@@ -281,9 +295,9 @@ fn path(request: &Request<Body>) -> String {
     path.map_or_else(|| "/".to_owned(), ToString::to_string)
 }
 
-/// Who asked, as far as is known: the first of `X-Forwarded-For`, which is the client of the service that was rerouted, or
+/// From where, as far as is known: the first of `X-Forwarded-For`, which is the client of the service that was rerouted, or
 /// who sent the request to the hub.
-fn caller(request: &Request<Body>, tunnelled: Option<&Tunnelled>) -> Option<IpAddr> {
+fn address(request: &Request<Body>, tunnelled: Option<&Tunnelled>) -> Option<IpAddr> {
     let forwarded = request.headers().get("x-forwarded-for");
     let forwarded =
         forwarded.and_then(|value| value.to_str().ok()?.split(',').next()?.trim().parse().ok());

@@ -1,11 +1,12 @@
 //! `devroute connect foo=8001 --hub URL`: the cluster reaches what runs on this machine, and this machine the cluster.
 //!
 //! The connection to the hub, and what goes through it, is of `devroute-tunnel`. This puts around it what a developer
-//! sees: the contract to send, a line for each request, and answers for an application that does not run (`local.rs`). The
+//! sees: the contract to send, a line for each request with who asked (`caller.rs`), and answers for an application that does not run (`local.rs`). The
 //! machine's own requests come in at a proxy or at a fixed port (`outward.rs`), and get the contract of the request that
 //! they belong to, as those of a sidecar's service do. With `--inspect` a page of `devroute-inspector` shows what comes, and
 //! gives it to the application again.
 
+mod caller;
 mod local;
 mod outward;
 mod printer;

@@ -27,6 +27,8 @@ struct Inner {
     id: Option<String>,
     sign: Option<SignContract>,
     hub: String,
+    /// Whether this machine's own requests are to go through the hub.
+    calls: bool,
     /// What was printed of a grant, so that it is not printed again.
     last: Mutex<Option<Grant>>,
 }
@@ -38,6 +40,7 @@ pub(super) struct Line {
     pub(super) path: String,
     pub(super) service: Option<ServiceName>,
     pub(super) caller: Option<IpAddr>,
+    pub(super) caller_service: Option<ServiceName>,
     pub(super) run: Option<String>,
     pub(super) status: u16,
     pub(super) took: Duration,
@@ -50,6 +53,7 @@ impl Printer {
             id: config.id.clone(),
             sign: config.sign.clone(),
             hub: config.hub.to_string(),
+            calls: config.has_way_out(),
             last: Mutex::default(),
         }))
     }
@@ -98,6 +102,8 @@ impl Printer {
         if same {
             if self.0.json {
                 print_json(&json!({ "event": "resumed", "services": grant.services }));
+            } else if grant.services.is_empty() {
+                print::line("connected again");
             } else {
                 print::line("connected again; the contract stays as it is");
             }
@@ -160,13 +166,29 @@ impl Printer {
             if let Some(signed) = signed {
                 let _ = writeln!(text, "signed   {signed}");
             }
+        } else {
+            let _ = writeln!(
+                text,
+                "offered  nothing (SERVICE=PORT offers), so there is no contract: this machine calls, and is not called"
+            );
+        }
+        if self.0.calls && !grant.outbound {
+            let _ = writeln!(
+                text,
+                "refused  the hub lets no requests of this machine out (--way-out there): what is sent to the addresses \
+                 above fails"
+            );
         }
         let who = grant.who.as_deref().unwrap_or("nobody in particular");
-        let _ = write!(
-            text,
-            "session  {} at {}, known as {who}; addresses are kept for {} s while this machine is away",
-            grant.name, self.0.hub, grant.hold
-        );
+        let (name, hub) = (&grant.name, &self.0.hub);
+        let _ = write!(text, "session  {name} at {hub}, known as {who}");
+        if contract.is_some() {
+            let hold = grant.hold;
+            let _ = write!(
+                text,
+                "; addresses are kept for {hold} s while this machine is away"
+            );
+        }
         text
     }
 
@@ -202,38 +224,52 @@ impl Printer {
 
     /// A request, and what became of it.
     pub(super) fn request(&self, line: &Line) {
-        let milliseconds = (line.took.as_secs_f64() * 1e4).round() / 10.0;
         if self.0.json {
-            print_json(&json!({
-                "event": "request",
-                "method": line.method.as_str(),
-                "path": line.path,
-                "status": line.status,
-                "ms": milliseconds,
-                "service": line.service.as_ref().map(ServiceName::as_str),
-                "caller": line.caller.map(|caller| caller.to_string()),
-                "id": line.run,
-            }));
-            return;
+            print_json(&line.json());
+        } else {
+            print::line(line.human());
         }
-        let Line {
-            method,
-            path,
-            status,
-            ..
-        } = line;
-        let mut text = format!("{status} {milliseconds:>7} ms  ");
-        if let Some(service) = &line.service {
+    }
+}
+
+impl Line {
+    fn milliseconds(&self) -> f64 {
+        (self.took.as_secs_f64() * 1e4).round() / 10.0
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "event": "request",
+            "method": self.method.as_str(),
+            "path": self.path,
+            "status": self.status,
+            "ms": self.milliseconds(),
+            "service": self.service.as_ref().map(ServiceName::as_str),
+            "caller": self.caller.map(|caller| caller.to_string()),
+            "caller_service": self.caller_service.as_ref().map(ServiceName::as_str),
+            "id": self.run,
+        })
+    }
+
+    fn human(&self) -> String {
+        let mut text = format!("{} {:>7} ms  ", self.status, self.milliseconds());
+        if let Some(service) = &self.service {
             let _ = write!(text, "{service}  ");
         }
-        let _ = write!(text, "{method} {path}");
-        if let Some(caller) = line.caller {
-            let _ = write!(text, "  from {caller}");
+        let _ = write!(text, "{} {}", self.method, self.path);
+        match (&self.caller_service, self.caller) {
+            (Some(name), _) => {
+                let _ = write!(text, "  from {name}");
+            }
+            (None, Some(address)) => {
+                let _ = write!(text, "  from {address}");
+            }
+            (None, None) => {}
         }
-        if let Some(run) = &line.run {
+        if let Some(run) = &self.run {
             let _ = write!(text, "  ({run})");
         }
-        print::line(text);
+        text
     }
 }
 
@@ -245,4 +281,86 @@ fn curl(contract: &Contract) -> String {
 /// One line, which a script reads as it comes.
 fn print_json(value: &serde_json::Value) {
     print::line(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_from_a_service_where_that_is_known_and_from_an_address_elsewhere() {
+        let name = |name| Some(ServiceName::new(name).unwrap());
+        let mut line = Line {
+            method: Method::GET,
+            path: "/cart?x=1".to_owned(),
+            service: name("foo"),
+            caller: Some(Ipv4Addr::new(10, 0, 0, 7).into()),
+            caller_service: name("bar"),
+            run: Some("run-7".to_owned()),
+            status: 200,
+            took: Duration::from_micros(1430),
+        };
+        let expected = "200     1.4 ms  foo  GET /cart?x=1  from bar  (run-7)";
+        assert_eq!(line.human(), expected);
+        let event = line.json();
+        assert_eq!(event["caller_service"], "bar");
+        assert_eq!(event["caller"], "10.0.0.7");
+
+        line.caller_service = None;
+        let expected = "200     1.4 ms  foo  GET /cart?x=1  from 10.0.0.7  (run-7)";
+        assert_eq!(line.human(), expected);
+        assert!(line.json()["caller_service"].is_null());
+    }
+
+    fn said(services: &[(&str, &str)], calls: bool, outbound: bool) -> String {
+        let printer = Printer(Arc::new(Inner {
+            json: false,
+            id: None,
+            sign: None,
+            hub: "https://hub.qa".to_owned(),
+            calls,
+            last: Mutex::default(),
+        }));
+        let services = services.iter();
+        let services = services.map(|(name, at)| ((*name).to_owned(), (*at).to_owned()));
+        let mut grant = Grant::default();
+        grant.name = "alice".to_owned();
+        grant.who = Some("alice@laptop".to_owned());
+        grant.services = services.collect();
+        grant.hold = 600;
+        grant.outbound = outbound;
+        let contract = printer.contract(&grant).unwrap();
+        printer.human(&grant, contract.as_ref())
+    }
+
+    #[test]
+    fn who_offers_nothing_is_told_so_and_no_contract() {
+        let session = "session  alice at https://hub.qa, known as alice@laptop";
+        let text = said(&[], true, true);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("offered  nothing"), "{text}");
+        assert_eq!(lines[1..], [session], "no addresses are kept");
+
+        let text = said(&[("foo", "10.0.0.1:43000")], false, true);
+        assert!(text.starts_with("x-devroute: {"), "{text}");
+        assert!(text.contains(&format!("{session}; addresses are kept for 600 s")));
+        assert!(
+            !text.contains("offered") && !text.contains("refused"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_way_out_that_the_hub_does_not_give_is_said() {
+        for (calls, outbound, expected) in [(true, false, true), (false, false, false)] {
+            let text = said(&[("foo", "10.0.0.1:43000")], calls, outbound);
+            assert_eq!(
+                text.contains("refused  the hub lets no"),
+                expected,
+                "{text}"
+            );
+        }
+    }
 }

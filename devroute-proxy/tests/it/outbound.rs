@@ -118,6 +118,7 @@ async fn rule_11_an_internal_host_gets_both_carriers_and_no_mark() {
         assert_eq!(seen.headers["x-devroute"], CONTRACT);
         assert_eq!(seen.headers["baggage"], MEMBER);
         assert!(!seen.headers.contains_key("x-devroute-matched"));
+        assert_eq!(seen.headers["via"], "1.1 devroute (foo)");
     }
     assert_eq!(host.seen().len(), 2);
 }
@@ -134,6 +135,8 @@ async fn rule_11_a_host_outside_gets_neither_field_nor_member() {
     let seen = outside.only();
     assert_eq!(seen.headers["baggage"], "a=1,b=2;p");
     assert_eq!(names(&seen.headers), ["baggage", "host", "via"]);
+    // What services are called in here is nobody's business out there.
+    assert_eq!(seen.headers["via"], "1.1 devroute");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devroute_core::{Decision, Reroute, TargetPolicy, carrier};
+use devroute_core::{Decision, Reroute, ServiceName, TargetPolicy, carrier};
 use http::{HeaderValue, Request, Response, header::HOST, uri::Authority};
 use http_body::Body as HttpBody;
 use tower_layer::Layer;
@@ -135,6 +135,12 @@ impl<T> DevRouteClientRerouteLayer<T> {
     /// Sets which fields tell the target who asked (rule 16); `X-Forwarded-*` by default.
     pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
         self.shared().settings.forwarded = fields;
+        self
+    }
+
+    /// Says whose own requests they are, in a comment of `Via`: `1.1 devroute (bar)`. It is for people to read.
+    pub fn caller(mut self, service: ServiceName) -> Self {
+        self.shared().settings.caller = Some(service);
         self
     }
 

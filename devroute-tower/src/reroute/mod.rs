@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) reveal_addresses: bool,
     /// The request is made in this process, not received by it.
     pub(crate) at_caller: bool,
+    /// Whose own requests they are.
+    pub(crate) caller: Option<ServiceName>,
     pub(crate) resolve_timeout: Duration,
     pub(crate) lookups: Lookups,
     pub(crate) on_abandoned: Option<abandoned::Hook>,
@@ -73,6 +75,7 @@ impl Settings {
             forwarded: ForwardedFields::default(),
             reveal_addresses: true,
             at_caller: false,
+            caller: None,
             resolve_timeout: Duration::from_secs(2),
             lookups: Lookups::new(),
             on_abandoned: None,
@@ -390,8 +393,8 @@ fn prepare(
     }
     let client = client.or_else(|| parts.extensions.get::<ClientInfo>().copied());
     let host = forwarded::host(&parts.uri, &parts.headers);
-    let fields = settings.forwarded;
-    forwarded::add(&mut parts.headers, fields, host, parts.version, client);
+    forwarded::add(&mut parts.headers, settings.forwarded, host, client);
+    forwarded::via(&mut parts.headers, parts.version, settings.caller.as_ref());
 }
 
 /// What the target's scheme says; without one gRPC is HTTP/2 and the rest HTTP/1.1 (rule 17).

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use devroute_core::via;
+use devroute_core::{ServiceName, carrier, via};
 use http::{
     Method, Request, Response, Version,
     header::PROXY_AUTHORIZATION,
@@ -60,6 +60,7 @@ use crate::{
 pub struct Forwarder {
     transport: HttpTransport,
     reveal_addresses: bool,
+    caller: Option<ServiceName>,
 }
 
 /// In the extensions of the answer to a CONNECT: there is a tunnel from here on.
@@ -75,7 +76,17 @@ impl Forwarder {
         Self {
             transport,
             reveal_addresses: true,
+            caller: None,
         }
+    }
+
+    /// Says whose own requests they are, in a comment of `Via`: `1.1 devroute (bar)`. It is for people to read, and only on
+    /// requests with a contract, which go to internal hosts where a [`DevRouteClientLayer`](crate::DevRouteClientLayer) is
+    /// in front: names inside of a cluster are nobody else's business.
+    #[must_use]
+    pub fn caller(mut self, service: ServiceName) -> Self {
+        self.caller = Some(service);
+        self
     }
 
     /// Whether the answer says which address of a host could not be reached; it does by default.
@@ -160,7 +171,9 @@ where
             Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::of(&parts.headers),
         };
-        forwarded::via(&mut parts.headers, parts.version);
+        let caller = self.caller.as_ref();
+        let caller = caller.filter(|_| carrier::is_present(&parts.headers));
+        forwarded::via(&mut parts.headers, parts.version, caller);
         parts.headers.remove(PROXY_AUTHORIZATION);
         let upgrade = match protocol {
             Protocol::Http2 => None,

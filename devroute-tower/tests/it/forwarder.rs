@@ -1,6 +1,6 @@
 //! The forward proxy: where a request goes that names its own destination, and what is added to it.
 
-use devroute_tower::core::TargetPolicy;
+use devroute_tower::core::{ServiceName, TargetPolicy};
 use devroute_tower::transport::{ErrorKind, Forwarder, HttpTransport, UpstreamFailure};
 use http::{Method, Request, Version};
 use http_body_util::{BodyExt as _, Empty};
@@ -72,6 +72,23 @@ async fn the_version_of_the_client_is_kept() {
             answer.field("echo-host").is_empty(),
             version == Version::HTTP_2
         );
+    }
+}
+
+#[tokio::test]
+async fn whose_own_requests_they_are_is_said_where_a_contract_goes() {
+    let foo = serve(echo("foo")).await;
+    let named = forwarder().caller(ServiceName::new("bar").unwrap());
+    let contract = ("x-devroute", r#"{"foo":"10.0.0.1:80"}"#);
+    for (field, forwarder, expected) in [
+        (contract, &named, "1.1 devroute (bar)"),
+        (("baggage", "devroute=%7B%7D"), &named, "1.1 devroute (bar)"),
+        (("baggage", "other=devroute"), &named, "1.1 devroute"),
+        (contract, &forwarder(), "1.1 devroute"),
+    ] {
+        let request = get(format!("http://{foo}/")).header(field.0, field.1);
+        let (answer, _) = ask(forwarder, request.body(Body::new()).unwrap()).await;
+        assert_eq!(answer.field("echo-via"), expected, "{field:?}");
     }
 }
 

@@ -134,6 +134,15 @@ async fn a_request_for_a_named_service_goes_to_its_target() {
 }
 
 #[tokio::test]
+async fn whose_own_request_it_is_stands_in_via() {
+    let laptop = serve(echo("laptop")).await;
+    let layer = layer().caller(ServiceName::new("bar").unwrap());
+    let sent = send(&layer, get("http://foo/"));
+    let answer = context::scope(contract("foo", laptop), sent).await;
+    assert_eq!(answer.field("echo-via"), "1.1 devroute (bar)");
+}
+
+#[tokio::test]
 async fn a_request_for_another_service_goes_to_the_inner_client() {
     let laptop = serve(echo("laptop")).await;
     let contract = contract("checkout", laptop);
