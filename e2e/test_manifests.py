@@ -13,6 +13,8 @@ from support.process import BINARY
 pytestmark = pytest.mark.timeout(300)
 
 KUBERNETES = DEPLOY / "kubernetes"
+#: A file of keys, as `devroute manifests` is given one.
+KEYS = manifests.ROOT / "devroute-core" / "tests" / "vectors" / "alice.pub"
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,7 @@ def everything(tmp_path):
         **{str(it.relative_to(DEPLOY)): manifests.kustomize(it) for it in manifests.kustomizations()},
         "printed/istio": printed("--mesh=istio", "--allow-suffix=.ts.net"),
         "printed/none/router": printed("--part=router", "--laptops=fd00:8::/32"),
+        "printed/none/hub": printed("--part=hub", f"--authorized-keys={KEYS}"),
         "printed/none/foo": patched(tmp_path, printed("--part=service")),
     }
 
@@ -77,6 +80,10 @@ TYPOS = [
     ("router", "policyTypes:", "policytypes:"),
     ("router", "appProtocol: tcp", "appProtocol: tcp\n    targetport: 8080"),
     ("router", "replicas: 2", "replicas: 2\n  replicas: 3"),
+    ("hub", "endPort: 43999", "endport: 43999"),
+    ("hub", "fieldPath: status.podIP", "fieldpath: status.podIP"),
+    ("hub", "mountPath: /etc/devroute", "mountpath: /etc/devroute"),
+    ("hub", "pathType: Exact", "pathTypes: Exact"),
     ("foo-devroute", "restartPolicy: Always", "restartPolicies: Always"),
     ("foo-devroute", "fieldRef:", "fieldref:"),
     ("istio/example/router", "useClientProtocol", "useclientProtocol"),
@@ -109,6 +116,10 @@ WEAKENED = [
     ("router", "type: RuntimeDefault", "type: Unconfined", "CKV_K8S_31"),
     ("router", "  automountServiceAccountToken: false", "  automountServiceAccountToken: true", "CKV_K8S_38"),
     ("router", "drop:\n            - ALL", "add:\n            - NET_ADMIN", "CKV_K8S_37"),
+    ("hub", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "CKV_K8S_22"),
+    ("hub", "runAsUser: 65532", "runAsUser: 0", "CKV_K8S_40"),
+    ("hub", "type: RuntimeDefault", "type: Unconfined", "CKV_K8S_31"),
+    ("hub", "drop:\n            - ALL", "add:\n            - NET_ADMIN", "CKV_K8S_37"),
     ("foo-devroute", "limits:\n            memory: 192Mi", "requests: {}", "CKV_K8S_13"),
 ]
 
@@ -195,6 +206,95 @@ def test_the_router_holds_together():
     assert pod["spec"]["terminationGracePeriodSeconds"] > draining
 
 
+def test_the_hub_holds_together():
+    built = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "hub"))
+    deployment = only(built, "Deployment")
+    pod = deployment["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    env = {it["name"]: it.get("value") for it in container["env"]}
+
+    service, policy = only(built, "Service"), only(built, "NetworkPolicy", "devroute-hub")["spec"]
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"],
+        only(built, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        policy["podSelector"]["matchLabels"],
+        *(it["labelSelector"]["matchLabels"] for it in pod["spec"]["topologySpreadConstraints"]),
+    ):
+        assert selector.items() <= labels
+    assert pod["spec"]["serviceAccountName"] == only(built, "ServiceAccount")["metadata"]["name"]
+    assert {it["metadata"]["namespace"] for it in built} == {"devroute"}
+    draining = seconds(env["DEVROUTE_DRAIN_DELAY"]) + 2 + seconds(env["DEVROUTE_DRAIN_TIMEOUT"])
+    assert pod["spec"]["terminationGracePeriodSeconds"] > draining
+
+    # What the process listens at is what the ingress, the service, the probes and the policies say.
+    listen, admin = (int(env[it].rpartition(":")[2]) for it in ("DEVROUTE_LISTEN", "DEVROUTE_ADMIN"))
+    first, last = map(int, env["DEVROUTE_PORTS"].split("-"))
+    services = {"protocol": "TCP", "port": first, "endPort": last}
+    assert {it["name"]: it["containerPort"] for it in container["ports"]} == {"http": listen, "admin": admin}
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] == listen
+    (path,) = only(built, "Ingress")["spec"]["rules"][0]["http"]["paths"]
+    assert path["backend"]["service"] == {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
+    annotations = pod["metadata"]["annotations"]
+    assert annotations["traffic.sidecar.istio.io/includeInboundPorts"] == str(listen)
+    assert annotations["config.linkerd.io/skip-inbound-ports"] == env["DEVROUTE_PORTS"]
+
+    # The services of laptops are the router's alone, and the router may go there.
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    laptops, callers, metrics = policy["ingress"]
+    assert [it["port"] for it in laptops["ports"] + metrics["ports"]] == [listen, admin]
+    router = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "router"))
+    router = only(router, "NetworkPolicy")["spec"]["podSelector"]
+    assert callers == {"from": [{"podSelector": router}], "ports": [services]}
+    way = only(built, "NetworkPolicy", "devroute-router-hub")["spec"]
+    assert (way["podSelector"], way["policyTypes"]) == (router, ["Egress"])
+    assert way["egress"] == [{"to": [{"podSelector": policy["podSelector"]}], "ports": [services]}]
+
+    # The keys are a folder that is mounted, since a file in it that is mounted by itself does not change.
+    (mount,) = container["volumeMounts"]
+    assert mount["readOnly"] and "subPath" not in mount
+    folder, _, file = env["DEVROUTE_AUTHORIZED_KEYS"].rpartition("/")
+    assert (folder, [*only(built, "ConfigMap")["data"]]) == (mount["mountPath"], [file])
+    (volume,) = pod["spec"]["volumes"]
+    assert volume == {"name": mount["name"], "configMap": {"name": "devroute-keys"}}
+    assert only(built, "ConfigMap")["metadata"]["name"] == "devroute-keys", "not another one with each key"
+    # Who applies the example as it is lets nobody in.
+    assert not [line for line in only(built, "ConfigMap")["data"][file].splitlines() if not line.startswith("#")]
+
+
+def test_hub_and_router_are_built_together_and_without_keys_there_is_no_hub(tmp_path):
+    for name in ("hub", "router"):
+        (tmp_path / name).symlink_to(KUBERNETES / name)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "keys").write_bytes(KEYS.read_bytes())
+    file = tmp_path / "both" / "kustomization.yaml"
+    laptops = "- { name: devroute-laptops, namespace: devroute, literals: [networks=10.8.0.0/16] }\n"
+    keys = "- { name: devroute-keys, namespace: devroute, files: [authorized_keys=keys] }\n"
+    text = f"components: [../router, ../hub]\nconfigMapGenerator:\n{laptops}{keys}"
+    file.write_text(text, encoding="utf-8")
+    built = manifests.documents(manifests.kustomize(file.parent))
+    assert {it["metadata"]["name"] for it in built if it["kind"] == "Deployment"} == {"devroute-router", "devroute-hub"}
+
+    file.write_text(text.replace(keys, ""), encoding="utf-8")
+    done = manifests.ran([manifests.PYTHON / "kubectl", "kustomize", file.parent])
+    assert done.returncode != 0 and not done.stdout
+    assert "devroute-keys" in done.stderr
+
+
+def test_the_hub_that_is_printed_is_the_one_that_is_built(tmp_path):
+    (tmp_path / "hub").symlink_to(KUBERNETES / "hub")
+    (tmp_path / "example").mkdir()
+    (tmp_path / "example" / "authorized_keys").write_bytes(KEYS.read_bytes())
+    overlay = (KUBERNETES / "example" / "hub" / "kustomization.yaml").read_text(encoding="utf-8")
+    overlay = overlay.replace("resources: [ingress.yaml]\n", "").replace("../../hub", "../hub")
+    (tmp_path / "example" / "kustomization.yaml").write_text(overlay, encoding="utf-8")
+    got = manifests.documents(printed("--part=hub", f"--authorized-keys={KEYS}"))
+    expected = manifests.documents(manifests.kustomize(tmp_path / "example"))
+    assert without_what_only_one_has(got) == without_what_only_one_has(expected)
+
+
 def test_more_networks_and_names_open_no_more_than_they_say():
     built = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "router-tailnet"))
     networks = only(built, "ConfigMap")["data"]["networks"].split(",")
@@ -228,7 +328,7 @@ def test_the_sidecar_takes_the_port_of_the_service_and_nothing_of_the_applicatio
 
 
 def without_what_only_one_has(documents):
-    """Documents by kind and name, without the hash of a generated name and the namespace that is printed for callers."""
+    """Documents by kind and name, without the hash of a generated name and the namespace that is printed for the service."""
     found = {}
     for it in documents:
         metadata = it["metadata"]
@@ -236,8 +336,10 @@ def without_what_only_one_has(documents):
             metadata["name"] = "devroute-laptops"
         if it["kind"] == "NetworkPolicy":
             callers = it["spec"].get("ingress", [{"from": []}])[0]["from"]
+            callees = it["spec"]["egress"][0]["to"]
             own = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
-            callers[:] = [each for each in callers if each != own]
+            for peers in (callers, callees):
+                peers[:] = [each for each in peers if each != own]
         if it["kind"] == "Deployment" and metadata["name"] == "devroute-router":
             for variable in it["spec"]["template"]["spec"]["containers"][0]["env"]:
                 if reference := variable.get("valueFrom", {}).get("configMapKeyRef"):
@@ -279,6 +381,8 @@ def test_what_is_printed_for_a_service_makes_of_it_what_the_component_does(tmp_p
         (["--service=Foo", "--port=8000", "--laptops=10.8.0.0/16"], "--service: "),
         (["--service=foo", "--port=http", "--laptops=10.8.0.0/16"], "--port: "),
         (["--service=foo", "--port=8000", "--laptops=10.8.0.0/16", "--mesh=linkerd"], "--mesh"),
+        (["--service=foo", "--port=8000", "--laptops=10.8.0.0/16", "--part=hub"], "--authorized-keys"),
+        (["--service=foo", "--port=8000", "--laptops=10.8.0.0/16", "--authorized-keys=none"], "--authorized-keys: none"),
     ],
 )
 def test_what_is_wrong_prints_nothing(flags, said):

@@ -82,7 +82,7 @@ def test_every_flag_of_the_guide_is_one():
     text = GUIDE.read_text(encoding="utf-8")
     helps = "".join(
         subprocess.run([BINARY, mode, "--help"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-        for mode in ("hub", "connect", "router")
+        for mode in ("hub", "connect", "router", "manifests")
     )
     for flag in sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--bind"}):
         assert flag in helps, flag

@@ -348,10 +348,13 @@ pub struct ManifestsArgs {
     /// The image, built from deploy/image/Dockerfile
     #[arg(long, value_name = "IMAGE", default_value = IMAGE)]
     pub image: String,
-    /// Print only what a cluster needs once (`router`), or only what the service needs (`service`)
+    /// The hub as well, for laptops with a key in this file (authorized_keys of OpenSSH)
+    #[arg(long, value_name = "FILE", required_if_eq("part", "hub"))]
+    pub authorized_keys: Option<std::path::PathBuf>,
+    /// Print only what a cluster needs once (`router`, or `hub`), or only what the service needs (`service`)
     #[arg(
         long,
-        value_name = "all|router|service",
+        value_name = "all|router|hub|service",
         default_value = "all",
         hide_possible_values = true
     )]
@@ -376,6 +379,8 @@ pub enum Part {
     All,
     /// What there is once in a cluster.
     Router,
+    /// What laptops dial in at.
+    Hub,
     /// What there is for each service.
     Service,
 }

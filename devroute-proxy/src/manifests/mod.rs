@@ -1,7 +1,7 @@
 //! `devroute manifests`: prints what one service needs in a cluster, to be applied or to be kept.
 //!
 //! Everything comes from the files of `deploy/`, which are part of the binary: the router of
-//! `deploy/kubernetes` with the networks of the laptops, and for the service either a sidecar or, in a
+//! `deploy/kubernetes` with the networks of the laptops, the hub with the keys of their owners, and for the service either a sidecar or, in a
 //! mesh of Istio, the filter at its callers. What is printed is what Kustomize makes of those files.
 //!
 //! What is wrong is refused before a line is printed. Nothing is asked of a cluster.
@@ -9,7 +9,9 @@
 mod template;
 
 use std::net::IpAddr;
+use std::path::Path;
 
+use devroute_tower::core::signature::AuthorizedKeys;
 use devroute_tower::core::{HostSuffix, NetworkRule, ServiceName};
 
 pub(crate) use self::template::IMAGE;
@@ -39,6 +41,8 @@ struct Wanted {
     laptops: Vec<String>,
     suffixes: Vec<String>,
     image: String,
+    /// Those of a file that may dial in, a line each.
+    keys: Option<Vec<String>>,
     mesh: Mesh,
     part: Part,
 }
@@ -65,6 +69,12 @@ impl Wanted {
             laptops: all("laptops", &args.laptops, network)?,
             suffixes: all("allow-suffix", &args.allow_suffix, suffix)?,
             image: image(&args.image).map_err(at("image"))?,
+            keys: args
+                .authorized_keys
+                .as_deref()
+                .map(keys)
+                .transpose()
+                .map_err(at("authorized-keys"))?,
             mesh: args.mesh,
             part: args.part,
         })
@@ -72,10 +82,13 @@ impl Wanted {
 
     fn text(&self) -> String {
         let mut manifests = Vec::new();
-        if self.part != Part::Service {
+        if matches!(self.part, Part::All | Part::Router) {
             manifests.extend(self.router());
         }
-        if self.part != Part::Router {
+        if let (Part::All | Part::Hub, Some(keys)) = (self.part, &self.keys) {
+            manifests.extend(self.hub(keys));
+        }
+        if matches!(self.part, Part::All | Part::Service) {
             manifests.extend(match self.mesh {
                 Mesh::None => self.sidecar(),
                 Mesh::Istio => self.filter(),
@@ -134,6 +147,30 @@ impl Wanted {
             text.push_str(&format!("  suffixes: \"{}\"\n", self.suffixes.join(",")));
         }
         Template::new(&text)
+    }
+
+    /// Where laptops dial in, once for a cluster; how they get there is the ingress's business.
+    fn hub(&self, keys: &[String]) -> Vec<Template> {
+        let callee = format!(
+            "    - namespaceSelector: {{ matchLabels: {{ kubernetes.io/metadata.name: \"{}\" }} }}\n",
+            self.namespace
+        );
+        let lines: Vec<String> = keys.iter().map(|line| format!("    {line}\n")).collect();
+        let keys = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: devroute-keys\n  namespace: devroute\n\
+             data:\n  authorized_keys: |\n{}",
+            lines.concat()
+        );
+        let mut manifests = vec![
+            Template::new(&keys),
+            Template::new(template::HUB_NETWORK_POLICY).insert_before(
+                "    - namespaceSelector: { matchLabels: { devroute/callees: \"true\" } }\n",
+                &callee,
+            ),
+            Template::new(template::HUB).replace(IMAGE, &self.image),
+        ];
+        manifests.extend(template::HUB_BESIDE.map(Template::new));
+        manifests
     }
 
     /// Those parts of a Deployment and of a Service that make a sidecar stand in front.
@@ -232,6 +269,31 @@ fn suffix(text: &str) -> Result<String, String> {
     }
 }
 
+fn keys(file: &Path) -> Result<Vec<String>, String> {
+    let path = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{path}: {error}"))?;
+    key_lines(&text).map_err(|message| format!("{path}: {message}"))
+}
+
+/// The lines of a file of keys, each of which has to be one: who is left out would find out at the hub.
+fn key_lines(text: &str) -> Result<Vec<String>, String> {
+    let keys = AuthorizedKeys::parse(text.as_bytes());
+    if let Some(skipped) = keys.skipped().first() {
+        let (line, reason) = (skipped.line(), skipped.reason());
+        return Err(format!("line {line}: {reason}"));
+    }
+    if keys.is_empty() {
+        return Err("there is no key in it".to_owned());
+    }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| match line.chars().any(char::is_control) {
+            true => Err(format!("{line:?} is no line of text")),
+            false => Ok(line.to_owned()),
+        })
+        .collect()
+}
+
 /// What a reference to an image is made of; the registry knows the rest.
 fn image(text: &str) -> Result<String, String> {
     let is_well = |byte: u8| byte.is_ascii_alphanumeric() || b"._/:@-".contains(&byte);
@@ -262,8 +324,8 @@ mod tests {
     #[test]
     fn every_place_of_every_template_is_found() {
         for mesh in ["none", "istio"] {
-            for part in ["all", "router", "service"] {
-                let line = format!("--mesh {mesh} --part {part} --allow-suffix .ts.net");
+            for part in ["all", "router", "hub", "service"] {
+                let line = format!("--mesh {mesh} --part {part} --allow-suffix .ts.net {KEYS}");
                 let text = wanted(&line).unwrap().text();
                 assert!(
                     !text.contains("LAPTOPS") && !text.contains("name: SERVICE\n"),
@@ -297,6 +359,54 @@ mod tests {
             text.contains("devroute/port: \"9\"") && text.contains("- port: 8000\n"),
             "{text}"
         );
+    }
+
+    const KEYS: &str = concat!(
+        "--authorized-keys ",
+        env!("CARGO_MANIFEST_DIR"),
+        "/../devroute-core/tests/vectors/alice.pub"
+    );
+
+    #[test]
+    fn the_hub_is_printed_where_there_are_keys_for_it() {
+        for (line, is_there) in [
+            ("", false),
+            (KEYS, true),
+            (&format!("{KEYS} --part hub"), true),
+            (&format!("{KEYS} --part router"), false),
+            (&format!("{KEYS} --part service"), false),
+        ] {
+            let text = wanted(line).unwrap().text();
+            assert_eq!(text.contains("name: devroute-hub\n"), is_there, "{line}");
+        }
+        let text = wanted(&format!("{KEYS} --part hub --namespace shop --image r/d:1"));
+        let text = text.unwrap().text();
+        let key = include_str!("../../../devroute-core/tests/vectors/alice.pub");
+        let block = format!("  authorized_keys: |\n    {}\n---\n", key.trim());
+        assert!(text.contains(&block), "{text}");
+        assert!(text.contains("metadata.name: \"shop\""), "{text}");
+        assert!(text.contains("image: r/d:1\n"), "{text}");
+        assert!(!text.contains("name: devroute-router\n"), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_keys_has_nothing_else_in_it() {
+        let key = include_str!("../../../devroute-core/tests/vectors/alice.pub").trim();
+        for (content, expected) in [
+            (format!("# Alice\n\n  {key}\n"), Ok(2)),
+            ("# nobody\n".to_owned(), Err("there is no key in it")),
+            (format!("{key}\nssh-rsa AAAA bob\n"), Err("line 2: ")),
+            (format!("{key} a\u{1b}[31m\n"), Err("is no line of text")),
+            (format!("{key}\r- a: b\n"), Err("is no line of text")),
+        ] {
+            match (key_lines(&content), expected) {
+                (Ok(lines), Ok(count)) => assert_eq!(lines.len(), count, "{content}"),
+                (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
+                (got, _) => panic!("{content}: {got:?}"),
+            }
+        }
+        let error = wanted("--authorized-keys nowhere").unwrap_err();
+        assert!(error.starts_with("--authorized-keys: nowhere: "), "{error}");
     }
 
     #[test]

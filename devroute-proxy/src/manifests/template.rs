@@ -14,6 +14,15 @@ pub(super) const ROUTER_SERVICE: &str =
 pub(super) const NETWORK_POLICY: &str =
     include_str!("../../../deploy/kubernetes/router/network-policy.yaml");
 pub(super) const NAMES: &str = include_str!("../../../deploy/kubernetes/names/network-policy.yaml");
+pub(super) const HUB: &str = include_str!("../../../deploy/kubernetes/hub/deployment.yaml");
+pub(super) const HUB_NETWORK_POLICY: &str =
+    include_str!("../../../deploy/kubernetes/hub/network-policy.yaml");
+/// What of the hub is printed as it is.
+pub(super) const HUB_BESIDE: [&str; 3] = [
+    include_str!("../../../deploy/kubernetes/hub/service-account.yaml"),
+    include_str!("../../../deploy/kubernetes/hub/disruption-budget.yaml"),
+    include_str!("../../../deploy/kubernetes/hub/service.yaml"),
+];
 pub(super) const SIDECAR: &str = include_str!("../../../deploy/kubernetes/sidecar/deployment.yaml");
 
 pub(super) const NAMESPACE_IN_ISTIO: &str =
