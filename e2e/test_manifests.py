@@ -206,6 +206,20 @@ def test_the_router_holds_together():
     assert pod["spec"]["terminationGracePeriodSeconds"] > draining
 
 
+def test_in_istio_the_pods_reach_istiod_beside_what_they_reach_anyway():
+    alone, in_mesh = (
+        [it["spec"] for it in manifests.documents(manifests.kustomize(DEPLOY / folder)) if it["kind"] == "NetworkPolicy"]
+        for folder in ("kubernetes/example/router", "istio/example/router")
+    )
+    (added,) = [it for it in in_mesh if it not in alone]
+    assert [it for it in in_mesh if it in alone] == alone and added["policyTypes"] == ["Egress"]
+    assert added["podSelector"]["matchLabels"].items() <= alone[0]["podSelector"]["matchLabels"].items()
+    istiod, names = added["egress"]
+    assert [it["port"] for it in istiod["ports"]] == [15012]
+    assert {it["port"] for it in names["ports"]} == {53}
+    assert all(to.keys() == {"namespaceSelector", "podSelector"} for it in added["egress"] for to in it["to"])
+
+
 def test_the_hub_holds_together():
     built = manifests.documents(manifests.kustomize(KUBERNETES / "example" / "hub"))
     deployment = only(built, "Deployment")

@@ -562,7 +562,6 @@ NGINX = """
         proxy_set_header Host $http_host;
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $http_connection;
-        proxy_read_timeout 1h;
     }}
 """
 

@@ -27,9 +27,10 @@ pub(super) const SIDECAR: &str = include_str!("../../../deploy/kubernetes/sideca
 
 pub(super) const NAMESPACE_IN_ISTIO: &str =
     include_str!("../../../deploy/istio/router/namespace.yaml");
-pub(super) const ROUTER_IN_ISTIO: [&str; 3] = [
+pub(super) const ROUTER_IN_ISTIO: [&str; 4] = [
     include_str!("../../../deploy/istio/router/authorization-policy.yaml"),
     include_str!("../../../deploy/istio/router/destination-rule.yaml"),
+    include_str!("../../../deploy/istio/router/network-policy.yaml"),
     include_str!("../../../deploy/istio/router/peer-authentication.yaml"),
 ];
 pub(super) const CALLER: &str = include_str!("../../../deploy/istio/caller/envoy-filter.yaml");
