@@ -618,6 +618,51 @@ def test_an_ingress_of_envoy_that_passes_websocket_alone(hub, laptop, app, start
     assert get(laptop.port("foo"))[0] == 200
 
 
+#: At the caller Envoy can say what it stands beside, ...
+NAMES_ITSELF = "stat_prefix: entry\n          add_user_agent: true"
+#: ... and at the service whose certificate it has seen, as istiod tells it to.
+NAMES_ITS_CLIENT = """stat_prefix: entry
+          forward_client_cert_details: APPEND_FORWARD
+          set_current_client_cert_details: {subject: true, dns: true, uri: true}"""
+MUTUAL_TLS = """- transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: true
+          common_tls_context:
+            tls_certificates: [{certificate_chain: {filename: "%s"}, private_key: {filename: "%s"}}]
+            validation_context: {trusted_ca: {filename: "%s"}}
+      filters:"""
+
+
+def test_a_real_envoy_names_the_service_that_asked(hub, laptop, app, authority, started, tmp_path):
+    if not envoys.binary():
+        pytest.skip("Envoy is not installed: who asks by it is not tested")
+    laptop = laptop(hub(), f"foo={app().port}")
+    spiffe = "URI:spiffe://cluster.local/ns/qa/sa/"
+    served, bar = authority.issue("foo", "IP:127.0.0.1", f"{spiffe}foo"), authority.issue("bar", f"{spiffe}bar")
+    mutual = MUTUAL_TLS % (served.cert, served.key, authority.cert)
+    as_bar = ["--cacert", str(authority.cert), "--cert", str(bar.cert), "--key", str(bar.key)]
+    for number, (settings, scheme, flags, field) in enumerate(
+        [
+            ({"stat_prefix: entry": NAMES_ITSELF}, "http", [], "x-envoy-downstream-service-cluster"),
+            ({"stat_prefix: entry": NAMES_ITS_CLIENT, "- filters:": mutual}, "https", as_bar, "x-forwarded-client-cert"),
+        ]
+    ):
+        port = free_port()
+        text = envoys.edited(ENVOY.format(port=port, hub=laptop.port("foo")), settings)
+        (tmp_path / "envoy.yaml").write_text(text, encoding="utf-8")
+        command = [envoys.binary(), "-c", str(tmp_path / "envoy.yaml"), "--disable-hot-restart"]
+        command += ["--service-cluster", "bar", "--service-node", "bar-1"]
+        started.append(Process([*command, "--concurrency", "1", "--log-level", "warning"]))
+        until(lambda: accepts(port), "Envoy")
+        curl = ["curl", "-sS", *flags, f"{scheme}://127.0.0.1:{port}/"]
+        answer = json.loads(subprocess.check_output(curl, timeout=PATIENCE))
+        assert "bar" in answer["fields"][field], answer
+        line = until(lambda: laptop.events("request")[number:], "the line of the request")[0]
+        assert line["caller_service"] == "bar", answer
+
+
 # What is refused
 
 
