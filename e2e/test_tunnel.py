@@ -224,6 +224,7 @@ def test_who_offers_nothing_is_told_so(hub, laptop, key, started):
     assert (said["services"], said["header"], said["curl"], said["way_out"]) == ({}, None, None, True)
     (listening,) = started[-1].events("listening")
     assert listening == {"event": "listening", "proxy": f"127.0.0.1:{proxy}", "forwards": []}
+    assert [json.loads(line)["event"] for line in started[-1].lines.so_far()] == ["listening", "connected"]
 
     command = [BINARY, "connect", f"--forward={free_port()}=bar.qa:80", "--name=alice", "--hub", hub.url]
     started.append(Process([*command, "--key", str(key)], read="stdout", env={"HOME": "/nonexistent"}))
