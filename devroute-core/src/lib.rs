@@ -62,6 +62,7 @@ pub mod carrier;
 mod contract;
 mod decision;
 mod error;
+pub mod fields;
 mod parse;
 mod policy;
 mod service_name;

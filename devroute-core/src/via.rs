@@ -8,7 +8,7 @@
 use http::HeaderMap;
 use http::header::VIA;
 
-use crate::ServiceName;
+use crate::{ServiceName, fields};
 
 /// The received-by of the `Via` member that a reroute adds, as in `Via: 1.1 devroute`.
 pub const PSEUDONYM: &str = "devroute";
@@ -29,9 +29,7 @@ pub const MAX_HOPS: usize = 16;
 /// ```
 #[must_use]
 pub fn hops(headers: &HeaderMap) -> usize {
-    headers
-        .get_all(VIA)
-        .iter()
+    fields::lines(headers, &VIA)
         .map(|line| hops_in(line.as_bytes()))
         .sum()
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use devroute_tower::core::fields;
 use devroute_tower::transport::AnnouncedTrailers;
 use http::header::TE;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -38,7 +39,7 @@ enum AskedTrailers {
 impl Asked {
     pub(crate) fn by<B>(request: &Request<B>) -> Self {
         let wanted = || {
-            let mut lines = request.headers().get_all(TE).iter();
+            let mut lines = fields::lines(request.headers(), &TE);
             lines.any(|line| {
                 let mut tokens = line.as_bytes().split(|byte| *byte == b',');
                 tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))

@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use devroute_tower::core::fields;
 use devroute_tower::transport::{ErrorKind, Tunnel, UpstreamFailure};
 use devroute_tower::{OnAbandoned, Outcome, OutcomeKind};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -322,13 +323,15 @@ fn log(record: &Record) {
     }
 }
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// The trace id of a `traceparent` (W3C Trace Context, section 3.2.2.3), copied without allocating.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct TraceId([u8; 32]);
 
 impl TraceId {
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get("traceparent")?.as_bytes();
+        let value = fields::first(headers, &TRACEPARENT)?.as_bytes();
         let (version, rest) = value.split_at_checked(2)?;
         let (id, rest) = rest.strip_prefix(b"-")?.split_at_checked(32)?;
         let is_lower_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');

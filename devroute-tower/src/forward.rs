@@ -3,6 +3,7 @@
 //! RFC 9110, section 7.6: fields that are meant for one connection end with it. The rest goes on
 //! as it came, in number, order and bytes.
 
+use devroute_core::fields;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
@@ -116,7 +117,7 @@ impl PendingUpgrade {
 }
 
 fn upgrade_asked_for(parts: &request::Parts) -> Option<HeaderValue> {
-    let protocol = parts.headers.get(UPGRADE)?;
+    let protocol = fields::first(&parts.headers, &UPGRADE)?;
     let asked = parts.version == Version::HTTP_11
         && has_token(&parts.headers, &CONNECTION, "upgrade")
         && !has_token(&parts.headers, &UPGRADE, "h2c");
@@ -129,7 +130,9 @@ pub(crate) fn last_recipient(parts: &mut request::Parts) -> Option<(StatusCode, 
     if parts.method != Method::OPTIONS && parts.method != Method::TRACE {
         return None;
     }
-    let value = parts.headers.get(MAX_FORWARDS)?.to_str().ok()?;
+    let value = fields::first(&parts.headers, &MAX_FORWARDS)?
+        .to_str()
+        .ok()?;
     // More than we can count is more than there are proxies; what is no number says nothing.
     match value.parse::<u32>().ok()?.checked_sub(1) {
         Some(left) => {
@@ -151,11 +154,11 @@ pub(crate) fn last_recipient(parts: &mut request::Parts) -> Option<(StatusCode, 
 /// Whether somebody may read another request in this one: of several `Host` fields which is meant, and what a
 /// transfer coding does to the body besides chunks. Servers let both in.
 pub(crate) fn has_two_readings(headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST).iter();
+    let mut hosts = fields::lines(headers, &HOST);
     if hosts.next().is_some() && hosts.next().is_some() {
         return true;
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = fields::lines(headers, &TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
         (Some(coding), None) => !coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => true,
@@ -167,7 +170,7 @@ pub(crate) fn has_two_readings(headers: &HeaderMap) -> bool {
 pub(crate) fn authority(parts: &request::Parts) -> Option<Authority> {
     match parts.uri.authority() {
         Some(authority) => Some(authority.clone()),
-        None => Authority::try_from(parts.headers.get(HOST)?.as_bytes()).ok(),
+        None => Authority::try_from(fields::first(&parts.headers, &HOST)?.as_bytes()).ok(),
     }
 }
 
@@ -178,9 +181,7 @@ pub(crate) fn request_head<B: HttpBody>(
     to: Protocol,
     upgrade: Option<&PendingUpgrade>,
 ) {
-    let te_trailers = has_token(&parts.headers, &TE, "trailers");
-    remove_hop_by_hop(&mut parts.headers);
-    if te_trailers {
+    if remove_hop_by_hop(&mut parts.headers).te_trailers {
         parts
             .headers
             .insert(TE, HeaderValue::from_static("trailers"));
@@ -204,7 +205,7 @@ pub(crate) fn request_head<B: HttpBody>(
         keep_one_length(&mut parts.headers);
         let length_is_known = body.is_end_stream()
             || body.size_hint().exact().is_some()
-            || parts.headers.contains_key(CONTENT_LENGTH);
+            || fields::has(&parts.headers, &CONTENT_LENGTH);
         if !length_is_known {
             // hyper would send a GET without it, and silently drop the body.
             parts
@@ -242,7 +243,7 @@ pub(crate) fn response_head(parts: &mut response::Parts) {
 ///
 /// Nearly every message has none of these, or `connection: keep-alive` alone. So the names are looked
 /// at once, which is cheaper than six look-ups, and only what is there is removed.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+fn remove_hop_by_hop(headers: &mut HeaderMap) -> Removed {
     let [mut connection, mut others] = [false; 2];
     for name in headers.keys() {
         match name.as_str() {
@@ -253,6 +254,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             _ => {}
         }
     }
+    // Before `Connection`, which names it as often as not, has it removed.
+    let te_trailers = others && has_token(headers, &TE, "trailers");
     if connection {
         for name in named_by_connection(headers) {
             headers.remove(name);
@@ -264,13 +267,17 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+    Removed { te_trailers }
+}
+
+/// What was removed, as far as it is asked for again.
+struct Removed {
+    te_trailers: bool,
 }
 
 /// What `Connection` names beside what is removed anyway.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
+    fields::lines(headers, &CONNECTION)
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|token| {
@@ -285,9 +292,10 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 /// A server of HTTP/2 lets several lengths in that are equal, and two lines of HTTP/1.1 would be two
 /// meanings (RFC 9112, section 6.3).
 fn keep_one_length(headers: &mut HeaderMap) {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut lengths = fields::lines(headers, &CONTENT_LENGTH);
     if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
         let first = first.clone();
+        drop(lengths);
         headers.insert(CONTENT_LENGTH, first);
     }
 }
@@ -309,7 +317,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Whether a comma-separated list field has this token, in any case and line.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers.get_all(name).iter().any(|line| {
+    fields::lines(headers, name).any(|line| {
         line.as_bytes()
             .split(|byte| *byte == b',')
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))

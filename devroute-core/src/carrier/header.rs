@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName};
 
 use crate::contract::{Contract, WellFormed};
 use crate::error::{ContractError, ContractErrorKind};
+use crate::fields;
 use crate::parse::Sink;
 
 /// The field that carries a contract.
@@ -38,7 +39,7 @@ pub(super) fn read_into<'h, S: Sink>(
     headers: &'h HeaderMap,
     sink: &mut S,
 ) -> Result<Option<WellFormed<'h>>, ContractError> {
-    let mut lines = headers.get_all(CONTRACT).iter();
+    let mut lines = fields::lines(headers, &CONTRACT);
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),
         (Some(line), None) => WellFormed::check(line, sink).map(Some),
@@ -48,8 +49,9 @@ pub(super) fn read_into<'h, S: Sink>(
 
 /// Writes the contract into the field alone.
 pub fn write(headers: &mut HeaderMap, contract: &Contract) {
-    let mut lines = headers.get_all(CONTRACT).iter();
+    let mut lines = fields::lines(headers, &CONTRACT);
     let is_right = lines.next() == Some(contract.header_value()) && lines.next().is_none();
+    drop(lines);
     if !is_right {
         headers.insert(CONTRACT, contract.header_value().clone());
     }
@@ -63,5 +65,5 @@ pub fn remove(headers: &mut HeaderMap) {
 /// Whether the field is there.
 #[must_use]
 pub fn is_present(headers: &HeaderMap) -> bool {
-    headers.contains_key(CONTRACT)
+    fields::has(headers, &CONTRACT)
 }

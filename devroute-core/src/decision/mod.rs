@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue};
 pub use self::error::{DecisionError, DecisionErrorKind};
 use crate::carrier::{self, MATCHED};
 use crate::contract::{Contract, Find};
+use crate::fields;
 use crate::policy::{Permit, TargetPolicy};
 use crate::service_name::ServiceName;
 #[cfg(feature = "signature")]
@@ -291,15 +292,13 @@ fn reroute(
 
 /// Whether any line of `x-devroute-matched` names `service`.
 fn is_matched(headers: &HeaderMap, service: &ServiceName) -> bool {
-    headers
-        .get_all(MATCHED)
-        .iter()
+    fields::lines(headers, &MATCHED)
         .any(|line| line.as_bytes().trim_ascii() == service.as_str().as_bytes())
 }
 
 /// What `x-devroute-matched` says, if it is there once.
 fn matched(headers: &HeaderMap) -> Option<&str> {
-    let mut lines = headers.get_all(MATCHED).iter();
+    let mut lines = fields::lines(headers, &MATCHED);
     match (lines.next(), lines.next()) {
         (Some(line), None) => HeaderValue::to_str(line).ok().map(str::trim_ascii),
         _ => None,

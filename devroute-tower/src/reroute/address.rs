@@ -29,7 +29,8 @@ pub(super) async fn address(
     }
     match permit {
         Permit::Address(addr) => Ok((addr, Vec::new())),
-        _ => resolve(settings, target).await,
+        // In a box, since nearly every target is an address, and its future is moved with each request.
+        _ => Box::pin(resolve(settings, target)).await,
     }
 }
 

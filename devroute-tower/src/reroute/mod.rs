@@ -8,6 +8,7 @@ use std::{future::poll_fn, net::SocketAddr, ops::ControlFlow, sync::Arc, time::D
 use devroute_core::{
     Contract, DecisionError, Host, Reroute, Scheme, Selector, ServiceName, Target, TargetPolicy,
     carrier::{self, Written},
+    fields,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -164,7 +165,7 @@ fn rerouted_answer<B>(
     mut outcome: Outcome,
     settings: &Settings,
 ) -> Response<ResponseBody<B>> {
-    match response.headers().get(carrier::ROUTED) {
+    match fields::first(response.headers(), &carrier::ROUTED) {
         Some(mark) if settings.via.is_some() => {
             if contains(mark, b"=none;") {
                 outcome.kind = OutcomeKind::Failed;
@@ -300,7 +301,11 @@ pub(crate) async fn reroute<T: Transport, B: Payload>(
         Protocol::Http1 if is_tls && upgrade.is_none() => Protocol::Negotiated,
         protocol => protocol,
     };
-    let authority = forward::authority(&parts);
+    let authority = match protocol {
+        // It is in `Host`.
+        Protocol::Http1 => None,
+        _ => forward::authority(&parts),
+    };
     forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
     let destination = Destination::new(protocol).with_other_addresses(others);
     direct(&mut parts, addr, &target, is_tls, destination, authority);

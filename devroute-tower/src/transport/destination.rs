@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use devroute_core::fields;
 use http::{
     HeaderMap, HeaderValue, Request, Version,
     header::{CONTENT_TYPE, HOST},
@@ -73,7 +74,7 @@ impl Destination {
         }
     }
 
-    /// The authority that the client asked for: `:authority` on HTTP/2.
+    /// The authority that the client asked for: `:authority` on HTTP/2. HTTP/1.1 has it in `Host`.
     #[must_use]
     pub fn with_authority(mut self, authority: Authority) -> Self {
         self.authority = Some(authority);
@@ -101,7 +102,7 @@ impl Destination {
         self.protocol
     }
 
-    /// The authority that the client asked for, where it differs from the dialled address.
+    /// The authority that the client asked for, where it differs from the dialled address and HTTP/2 may be spoken.
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
@@ -122,7 +123,7 @@ impl Destination {
 
 /// Whether the content type is gRPC's own: `application/grpc`, alone or followed by `+` or `;`.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
+    let Some(value) = fields::first(headers, &CONTENT_TYPE) else {
         return false;
     };
     match value.as_bytes().split_at_checked(b"application/grpc".len()) {
@@ -138,7 +139,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// HTTP/1.0 allows, gets the address it is sent to.
 pub(super) fn to_h1<B>(request: &mut Request<B>, peer: &Peer, authority: Option<&Authority>) {
     let authority = authority.or_else(|| request.uri().authority());
-    if !request.headers().contains_key(HOST) {
+    if !fields::has(request.headers(), &HOST) {
         let host = match authority {
             Some(authority) => HeaderValue::from_str(authority.as_str()),
             None => HeaderValue::try_from(peer.to_string()),

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use devroute_core::TargetPolicy;
+use devroute_core::{TargetPolicy, fields};
 use http::{
     Request, Response, Uri, Version,
     header::{TRANSFER_ENCODING, UPGRADE},
@@ -207,6 +207,9 @@ impl HttpTransport {
     }
 
     /// Sends `request` to `peer`, which needs not be in its URI.
+    ///
+    /// Whatever is not for every request is in a box of its own: this future is moved with each of them, and
+    /// is as large as the largest of what it waits for.
     pub(super) async fn send(
         self,
         peer: Peer,
@@ -216,7 +219,7 @@ impl HttpTransport {
     ) -> Result<Response<ResponseBody>, Error> {
         match protocol {
             Protocol::Negotiated if peer.scheme() == Scheme::HTTPS => {
-                self.send_negotiated(peer, authority, request).await
+                Box::pin(self.send_negotiated(peer, authority, request)).await
             }
             Protocol::Http1 | Protocol::Negotiated => {
                 to_h1(&mut request, &peer, authority.as_ref());
@@ -225,8 +228,11 @@ impl HttpTransport {
                     ControlFlow::Break(sent) => return sent,
                     ControlFlow::Continue(unsent) => unsent,
                 };
-                let dialled = self.0.connector.dial(&peer, Protocol::Http1).await?;
-                self.new_h1(peer, dialled, request).await
+                Box::pin(async move {
+                    let dialled = self.0.connector.dial(&peer, Protocol::Http1).await?;
+                    self.new_h1(peer, dialled, request).await
+                })
+                .await
             }
             Protocol::Http2 => {
                 to_h2(&mut request, peer.scheme(), authority.as_ref());
@@ -234,8 +240,11 @@ impl HttpTransport {
                     ControlFlow::Break(sent) => return sent,
                     ControlFlow::Continue(unsent) => unsent,
                 };
-                let dialled = self.0.connector.dial(&peer, Protocol::Http2).await?;
-                self.new_h2(peer, dialled, request).await
+                Box::pin(async move {
+                    let dialled = self.0.connector.dial(&peer, Protocol::Http2).await?;
+                    self.new_h2(peer, dialled, request).await
+                })
+                .await
             }
         }
     }
@@ -405,7 +414,7 @@ impl Service<Request<Body>> for HttpTransport {
 fn repeatable(request: &Request<Body>) -> Option<Box<Request<Body>>> {
     let is_repeatable = request.method().is_idempotent()
         && request.body().is_end_stream()
-        && !request.headers().contains_key(UPGRADE);
+        && !fields::has(request.headers(), &UPGRADE);
     is_repeatable.then(|| {
         let mut copy = Request::new(Body::empty());
         *copy.method_mut() = request.method().clone();
