@@ -11,6 +11,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::hop;
+
 /// A connection to a target.
 ///
 /// Without the feature `tls` this is a `TcpStream` and nothing else. With it a plain connection
@@ -76,7 +78,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        match self.get_mut() {
+            Self::Tcp(stream) => hop::poll_write_joined(Pin::new(stream), cx, bufs),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
