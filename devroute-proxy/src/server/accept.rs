@@ -1,12 +1,15 @@
 //! The accept loop.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::task::coop;
 
 use super::listen::BACKLOG;
 use crate::metrics::Metrics;
@@ -23,6 +26,9 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Hands every connection to `take` until `stop`; then the listener closes.
 ///
+/// The streams do not block, and belong to no runtime: whoever takes one is in another thread as often as not,
+/// and the system need not be told twice whom to wake.
+///
 /// Where the system has nothing left to accept with (no descriptors, no memory), it waits a little
 /// longer each time: the connection stays in the queue, and trying at once would burn a core.
 pub(crate) async fn accept(
@@ -34,17 +40,25 @@ pub(crate) async fn accept(
     let mut stop = pin!(stop);
     let mut pause = SHORTEST_PAUSE;
     let mut logged: Option<Instant> = None;
+    let listener = match without_runtime(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            metrics.accept_error();
+            tracing::error!(%error, "cannot accept connections");
+            return;
+        }
+    };
     loop {
+        coop::consume_budget().await;
         let accepted = tokio::select! {
             // A flood of connections must not keep the shutdown from being seen.
             biased;
             () = &mut stop => break,
-            accepted = listener.accept() => accepted,
+            accepted = next(&listener) => accepted,
         };
         let error = match accepted {
             Ok((stream, client)) => {
                 pause = SHORTEST_PAUSE;
-                settle(SockRef::from(&stream));
                 take(stream, canonical(client));
                 continue;
             }
@@ -71,30 +85,60 @@ pub(crate) async fn accept(
 ///
 /// It asks the system itself, since what tokio knows may be older than the last connection.
 fn accept_waiting(
-    listener: TcpListener,
+    listener: AsyncFd<std::net::TcpListener>,
     mut take: impl FnMut(TcpStream, SocketAddr),
 ) -> io::Result<()> {
-    let listener = listener.into_std()?;
+    let listener = listener.into_inner();
     // A listener that others share may never run dry.
     for _ in 0..BACKLOG {
-        let (stream, client) = match listener.accept() {
+        let (stream, client) = match accept_one(&listener) {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if is_of_connection(&error) => continue,
             Err(error) => return Err(error),
         };
-        stream.set_nonblocking(true)?;
-        settle(SockRef::from(&stream));
-        take(TcpStream::from_std(stream)?, canonical(client));
+        take(stream, canonical(client));
     }
     Ok(())
 }
 
-/// What every connection has, where the system lets it.
-fn settle(stream: SockRef<'_>) {
+/// A listener whose connections are registered nowhere.
+#[allow(
+    deprecated,
+    reason = "what takes its place is unsafe, for types whose descriptor may change; that of a listener does not"
+)]
+fn without_runtime(listener: TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
+    let listener = listener.into_std()?;
+    // One that was made elsewhere may not have it yet.
+    settle(SockRef::from(&listener));
+    AsyncFd::with_interest(listener, Interest::READABLE)
+}
+
+/// The next connection.
+async fn next(listener: &AsyncFd<std::net::TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        let mut ready = listener.readable().await?;
+        if let Ok(accepted) = ready.try_io(|listener| accept_one(listener.get_ref())) {
+            return accepted;
+        }
+    }
+}
+
+fn accept_one(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, client) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    // Linux lets a connection have what its listener had, which is five calls less for each.
+    #[cfg(not(target_os = "linux"))]
+    settle(SockRef::from(&stream));
+    Ok((stream, client))
+}
+
+/// What every connection has, where the system lets it; set for a listener, its connections have it from the
+/// beginning.
+pub(super) fn settle(socket: SockRef<'_>) {
     // Latency is what a proxy adds; small writes are joined above, not in the kernel.
-    let _ = stream.set_tcp_nodelay(true);
-    let _ = stream.set_tcp_keepalive(&KEEPALIVE);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&KEEPALIVE);
 }
 
 /// A listener on all addresses sees IPv4 clients as `::ffff:a.b.c.d`; everybody else, and
@@ -115,11 +159,14 @@ fn is_of_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listen::bind;
     use super::*;
+    use crate::config::Bind;
 
     #[tokio::test]
     async fn who_waits_in_the_queue_when_the_listener_closes_is_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let any = Bind::Address("127.0.0.1:0".parse().unwrap());
+        let listener = bind(any).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients = Vec::new();
         for _ in 0..3 {

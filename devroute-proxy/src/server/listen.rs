@@ -3,8 +3,10 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 
+use super::accept::settle;
 use crate::config::Bind;
 
 /// How many connections may wait for being accepted, where the system allows as many.
@@ -59,6 +61,8 @@ fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     if shared {
         share(&socket)?;
     }
+    // Before anybody can be in the queue.
+    settle(SockRef::from(&socket));
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

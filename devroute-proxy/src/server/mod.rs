@@ -203,7 +203,7 @@ where
             refused.limit_reached(limit);
         }
         let place = admission.admit(client.ip(), beyond.is_some());
-        let (Some(place), Ok(stream)) = (place, stream.into_std()) else {
+        let Some(place) = place else {
             return;
         };
         let mut accepted = Accepted {
