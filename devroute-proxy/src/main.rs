@@ -10,6 +10,10 @@ use devroute_proxy::cli::Cli;
 use devroute_proxy::config::Settings;
 use devroute_proxy::{print, run};
 
+/// Chosen by measurement, see docs/performance.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `EX_USAGE` of sysexits(3).
 const USAGE: u8 = 64;
 

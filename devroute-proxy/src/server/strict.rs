@@ -236,7 +236,7 @@ impl Reader {
         let found = if self.cr {
             Some(0)
         } else {
-            bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'))
+            memchr::memchr2(b'\r', b'\n', bytes)
         };
         let text = bytes
             .get(..found.unwrap_or(bytes.len()))
@@ -323,34 +323,22 @@ impl Head {
             }
             return Ok(());
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
-            return Ok(());
-        };
-        let (name, value) = line.split_at(colon);
-        let value = value.get(1..).unwrap_or_default();
-        let value = trim(value);
-        // By its length first: nearly no field is one of these.
-        match name.len() {
-            7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.is_upgrade = true;
-                self.is_h2c |= value
-                    .split(|byte| *byte == b',')
-                    .any(|token| trim(token).eq_ignore_ascii_case(b"h2c"));
+        if let Some(value) = value_of(line, b"upgrade") {
+            self.is_upgrade = true;
+            self.is_h2c |= value
+                .split(|byte| *byte == b',')
+                .any(|token| trim(token).eq_ignore_ascii_case(b"h2c"));
+        } else if let Some(value) = value_of(line, b"content-length") {
+            if self.content_length.is_some() || self.is_chunked || is_cut {
+                return Err(Malformed);
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.content_length.is_some() || self.is_chunked || is_cut {
-                    return Err(Malformed);
-                }
-                self.content_length = Some(content_length(value)?);
+            self.content_length = Some(content_length(value)?);
+        } else if let Some(value) = value_of(line, b"transfer-encoding") {
+            let is_chunked = value.eq_ignore_ascii_case(b"chunked");
+            if !is_chunked || self.is_chunked || self.content_length.is_some() || is_cut {
+                return Err(Malformed);
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                let is_chunked = value.eq_ignore_ascii_case(b"chunked");
-                if !is_chunked || self.is_chunked || self.content_length.is_some() || is_cut {
-                    return Err(Malformed);
-                }
-                self.is_chunked = true;
-            }
-            _ => {}
+            self.is_chunked = true;
         }
         Ok(())
     }
@@ -366,6 +354,19 @@ impl Head {
             Some(length) => State::Body(length),
         })
     }
+}
+
+/// What stands behind `name` and a colon, where a line begins so.
+///
+/// The colon is looked at first: nearly no line has one where the name would end.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    if line.get(name.len()) != Some(&b':') {
+        return None;
+    }
+    let (found, value) = line.split_at_checked(name.len())?;
+    found
+        .eq_ignore_ascii_case(name)
+        .then(|| trim(value.get(1..).unwrap_or_default()))
 }
 
 fn content_length(value: &[u8]) -> Result<u64, Malformed> {
