@@ -10,11 +10,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use http::{Request, Response};
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     Body, Error, ErrorKind, ResponseBody,
@@ -27,6 +29,13 @@ use super::{
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
+/// How long an answer may take that came before its connection ended.
+///
+/// One that takes longer will never come: the request was put into the queue of the connection in the moment in
+/// which that was emptied for the last time. tokio keeps what is in it then until nobody can send any more, and a
+/// pool can. Nobody has seen the request.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// A handle to an open connection, which ends after its last stream once the last handle is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
@@ -35,6 +44,8 @@ pub(super) struct Connection {
     heads: Allowance,
     /// What its driver ended with, if it was an error.
     ended: Arc<OnceLock<ErrorKind>>,
+    /// Closed when the driver is gone, with all that it held.
+    gone: watch::Receiver<()>,
 }
 
 /// An exchange without an answer.
@@ -64,7 +75,10 @@ impl Connection {
         // The driver ends with the last stream and handle.
         let (whom, end) = (peer.clone(), Arc::clone(&ended));
         let frames = together.begin();
+        let (alive, gone) = watch::channel(());
         tokio::spawn(async move {
+            // Dropped last.
+            let _alive = alive;
             let _open = open;
             let mut connection = pin!(connection);
             let mut requests = pin!(async {
@@ -92,6 +106,7 @@ impl Connection {
             sender,
             heads,
             ended,
+            gone,
         })
     }
 
@@ -106,9 +121,26 @@ impl Connection {
         request: Request<Body>,
     ) -> Result<Response<ResponseBody>, Failed> {
         self.heads.grow();
-        let mut failed = match self.sender.try_send_request(request).await {
-            Ok(response) => return Ok(response.map(ResponseBody::h2)),
-            Err(failed) => failed,
+        let mut gone = self.gone.clone();
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answer => Ok(answered),
+            // What has come is handed over by other tasks, which have to have their turn.
+            _closed = gone.changed() => timeout(LAST_WORD, answer).await,
+        };
+        let mut failed = match answered {
+            Ok(Ok(response)) => return Ok(response.map(ResponseBody::h2)),
+            Ok(Err(failed)) => failed,
+            Err(_elapsed) => {
+                let kind = self.ended.get().copied();
+                let kind = kind.unwrap_or(ErrorKind::ConnectionClosed);
+                return Err(Failed {
+                    error: Error::of_peer(kind, &self.peer),
+                    unsent: None,
+                    is_unprocessed: true,
+                });
+            }
         };
         let unsent = failed.take_message().map(Box::new);
         let failed = failed.into_error();
