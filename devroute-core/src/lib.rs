@@ -62,7 +62,6 @@ pub mod carrier;
 mod contract;
 mod decision;
 mod error;
-pub mod fields;
 mod parse;
 mod policy;
 mod service_name;

@@ -42,18 +42,17 @@ pub(crate) fn compact(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether a character of a string keeps its spelling.
-pub(crate) const fn stays_in_string(byte: u8) -> bool {
+pub(crate) fn stays_in_string(byte: u8) -> bool {
     class(byte) & STAYS != 0
 }
 
 /// RFC 3986 2.3.
-pub(crate) const fn is_unreserved(byte: u8) -> bool {
+pub(crate) fn is_unreserved(byte: u8) -> bool {
     class(byte) & UNRESERVED != 0
 }
 
-#[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
-const fn class(byte: u8) -> u8 {
-    CLASSES[byte as usize]
+fn class(byte: u8) -> u8 {
+    CLASSES.get(usize::from(byte)).copied().unwrap_or(0)
 }
 
 const STAYS: u8 = 1;
@@ -61,7 +60,7 @@ const UNRESERVED: u8 = 2;
 
 /// What each byte is: every byte of every contract that is carried on is asked for.
 #[expect(clippy::indexing_slicing, reason = "the compiler evaluates it")]
-const CLASSES: [u8; 256] = {
+static CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
     let mut byte = b'!';
     while byte <= b'~' {

@@ -8,7 +8,7 @@
 use http::HeaderMap;
 use http::header::VIA;
 
-use crate::{ServiceName, fields};
+use crate::ServiceName;
 
 /// The received-by of the `Via` member that a reroute adds, as in `Via: 1.1 devroute`.
 pub const PSEUDONYM: &str = "devroute";
@@ -29,7 +29,9 @@ pub const MAX_HOPS: usize = 16;
 /// ```
 #[must_use]
 pub fn hops(headers: &HeaderMap) -> usize {
-    fields::lines(headers, &VIA)
+    headers
+        .get_all(VIA)
+        .iter()
         .map(|line| hops_in(line.as_bytes()))
         .sum()
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use devroute_tower::core::fields;
 use devroute_tower::transport::AnnouncedTrailers;
 use http::header::TE;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -39,7 +38,7 @@ enum AskedTrailers {
 impl Asked {
     pub(crate) fn by<B>(request: &Request<B>) -> Self {
         let wanted = || {
-            let mut lines = fields::lines(request.headers(), &TE);
+            let mut lines = request.headers().get_all(TE).iter();
             lines.any(|line| {
                 let mut tokens = line.as_bytes().split(|byte| *byte == b',');
                 tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use devroute_tower::ClientInfo;
-use devroute_tower::core::{carrier, fields};
+use devroute_tower::core::carrier;
 use http::header::{CONNECTION, HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -128,7 +128,7 @@ fn own<F>(mut response: Response<Full<Bytes>>, own: Own) -> ResponseFuture<F> {
 }
 
 fn is_probe<B>(request: &Request<B>) -> bool {
-    request.uri().path() == "/_healthz" && !fields::has(request.headers(), &carrier::MATCHED)
+    request.uri().path() == "/_healthz" && !request.headers().contains_key(carrier::MATCHED)
 }
 
 /// Refuses what RFC 9112 does not let be a request, nor RFC 9113.
@@ -157,7 +157,7 @@ fn check<B>(request: &Request<B>) -> Result<(), Refused> {
     {
         return Err(Refused::MalformedTarget);
     }
-    let mut hosts = fields::lines(request.headers(), &HOST);
+    let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next(), uri.authority()) {
         (Some(_), Some(_), _) => Err(Refused::SeveralHosts),
         (Some(host), None, _) if !is_host(host.as_bytes()) => Err(Refused::MalformedHost),

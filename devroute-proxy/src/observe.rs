@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use devroute_tower::core::fields;
 use devroute_tower::transport::{ErrorKind, Tunnel, UpstreamFailure};
 use devroute_tower::{OnAbandoned, Outcome, OutcomeKind};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
@@ -331,7 +330,7 @@ pub(crate) struct TraceId([u8; 32]);
 
 impl TraceId {
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = fields::first(headers, &TRACEPARENT)?.as_bytes();
+        let value = headers.get(TRACEPARENT)?.as_bytes();
         let (version, rest) = value.split_at_checked(2)?;
         let (id, rest) = rest.strip_prefix(b"-")?.split_at_checked(32)?;
         let is_lower_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');

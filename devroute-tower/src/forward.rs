@@ -3,7 +3,6 @@
 //! RFC 9110, section 7.6: fields that are meant for one connection end with it. The rest goes on
 //! as it came, in number, order and bytes.
 
-use devroute_core::fields;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
@@ -117,7 +116,7 @@ impl PendingUpgrade {
 }
 
 fn upgrade_asked_for(parts: &request::Parts) -> Option<HeaderValue> {
-    let protocol = fields::first(&parts.headers, &UPGRADE)?;
+    let protocol = parts.headers.get(UPGRADE)?;
     let asked = parts.version == Version::HTTP_11
         && has_token(&parts.headers, &CONNECTION, "upgrade")
         && !has_token(&parts.headers, &UPGRADE, "h2c");
@@ -130,9 +129,7 @@ pub(crate) fn last_recipient(parts: &mut request::Parts) -> Option<(StatusCode, 
     if parts.method != Method::OPTIONS && parts.method != Method::TRACE {
         return None;
     }
-    let value = fields::first(&parts.headers, &MAX_FORWARDS)?
-        .to_str()
-        .ok()?;
+    let value = parts.headers.get(MAX_FORWARDS)?.to_str().ok()?;
     // More than we can count is more than there are proxies; what is no number says nothing.
     match value.parse::<u32>().ok()?.checked_sub(1) {
         Some(left) => {
@@ -154,11 +151,11 @@ pub(crate) fn last_recipient(parts: &mut request::Parts) -> Option<(StatusCode, 
 /// Whether somebody may read another request in this one: of several `Host` fields which is meant, and what a
 /// transfer coding does to the body besides chunks. Servers let both in.
 pub(crate) fn has_two_readings(headers: &HeaderMap) -> bool {
-    let mut hosts = fields::lines(headers, &HOST);
+    let mut hosts = headers.get_all(HOST).iter();
     if hosts.next().is_some() && hosts.next().is_some() {
         return true;
     }
-    let mut codings = fields::lines(headers, &TRANSFER_ENCODING);
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (Some(coding), None) => !coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => true,
@@ -170,7 +167,7 @@ pub(crate) fn has_two_readings(headers: &HeaderMap) -> bool {
 pub(crate) fn authority(parts: &request::Parts) -> Option<Authority> {
     match parts.uri.authority() {
         Some(authority) => Some(authority.clone()),
-        None => Authority::try_from(fields::first(&parts.headers, &HOST)?.as_bytes()).ok(),
+        None => Authority::try_from(parts.headers.get(HOST)?.as_bytes()).ok(),
     }
 }
 
@@ -181,7 +178,8 @@ pub(crate) fn request_head<B: HttpBody>(
     to: Protocol,
     upgrade: Option<&PendingUpgrade>,
 ) {
-    if remove_hop_by_hop(&mut parts.headers).te_trailers {
+    let te_trailers = remove_hop_by_hop(&mut parts.headers);
+    if te_trailers {
         parts
             .headers
             .insert(TE, HeaderValue::from_static("trailers"));
@@ -205,7 +203,7 @@ pub(crate) fn request_head<B: HttpBody>(
         keep_one_length(&mut parts.headers);
         let length_is_known = body.is_end_stream()
             || body.size_hint().exact().is_some()
-            || fields::has(&parts.headers, &CONTENT_LENGTH);
+            || parts.headers.contains_key(CONTENT_LENGTH);
         if !length_is_known {
             // hyper would send a GET without it, and silently drop the body.
             parts
@@ -243,7 +241,9 @@ pub(crate) fn response_head(parts: &mut response::Parts) {
 ///
 /// Nearly every message has none of these, or `connection: keep-alive` alone. So the names are looked
 /// at once, which is cheaper than six look-ups, and only what is there is removed.
-fn remove_hop_by_hop(headers: &mut HeaderMap) -> Removed {
+///
+/// Returns whether `TE` asked for trailers, which whoever sends a request on asks for anew.
+fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     let [mut connection, mut others] = [false; 2];
     for name in headers.keys() {
         match name.as_str() {
@@ -267,17 +267,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> Removed {
             headers.remove(name);
         }
     }
-    Removed { te_trailers }
-}
-
-/// What was removed, as far as it is asked for again.
-struct Removed {
-    te_trailers: bool,
+    te_trailers
 }
 
 /// What `Connection` names beside what is removed anyway.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    fields::lines(headers, &CONNECTION)
+    headers
+        .get_all(CONNECTION)
+        .iter()
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|token| {
@@ -292,10 +289,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 /// A server of HTTP/2 lets several lengths in that are equal, and two lines of HTTP/1.1 would be two
 /// meanings (RFC 9112, section 6.3).
 fn keep_one_length(headers: &mut HeaderMap) {
-    let mut lengths = fields::lines(headers, &CONTENT_LENGTH);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
         let first = first.clone();
-        drop(lengths);
         headers.insert(CONTENT_LENGTH, first);
     }
 }
@@ -317,7 +313,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Whether a comma-separated list field has this token, in any case and line.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    fields::lines(headers, name).any(|line| {
+    headers.get_all(name).iter().any(|line| {
         line.as_bytes()
             .split(|byte| *byte == b',')
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))

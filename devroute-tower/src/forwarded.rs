@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use devroute_core::{Host, ServiceName, fields};
+use devroute_core::{Host, ServiceName};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{Entry, FORWARDED, HOST, VIA},
@@ -81,7 +81,7 @@ pub enum ForwardedFields {
     Both,
 }
 
-/// Adds `fields` to a request that goes to another process; `Via` goes with them.
+/// Adds `fields` to a request that goes to another process, which has to get a [`via`] as well.
 pub(crate) fn add(
     headers: &mut HeaderMap,
     fields: ForwardedFields,
@@ -139,7 +139,7 @@ pub(crate) fn add_to<B>(
 pub(crate) fn host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
     match uri.authority() {
         Some(authority) => HeaderValue::from_str(without_userinfo(authority)).ok(),
-        None => fields::first(headers, &HOST).cloned(),
+        None => headers.get(HOST).cloned(),
     }
 }
 
@@ -192,7 +192,7 @@ fn is_token(byte: u8) -> bool {
 
 /// Adds an element to the end of a list, in the last line of the field.
 fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &[u8]) {
-    let last = fields::lines(headers, &name).next_back();
+    let last = headers.get_all(&name).iter().next_back();
     let joined = last.and_then(|last| {
         let value = [last.as_bytes(), b", ", element].concat();
         HeaderValue::from_bytes(&value).ok()

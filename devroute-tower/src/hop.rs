@@ -109,12 +109,12 @@ pub fn poll_write_joined<W: AsyncWrite>(
     if let [only] = bufs {
         return stream.poll_write(cx, only);
     }
+    if bufs.iter().map(|buf| buf.len()).sum::<usize>() > JOINED {
+        return stream.poll_write_vectored(cx, bufs);
+    }
     let mut space = [MaybeUninit::uninit(); JOINED];
     let mut joined = ReadBuf::uninit(&mut space);
     for buf in bufs {
-        if buf.len() > joined.remaining() {
-            return stream.poll_write_vectored(cx, bufs);
-        }
         joined.put_slice(buf);
     }
     stream.poll_write(cx, joined.filled())
@@ -182,6 +182,63 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
+
+    /// The sizes of the pieces that the system would get, call by call.
+    #[derive(Default)]
+    struct Calls(Vec<Vec<usize>>, Vec<u8>);
+
+    impl AsyncWrite for Calls {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(vec![buf.len()]);
+            self.1.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(bufs.iter().map(|buf| buf.len()).collect());
+            bufs.iter().for_each(|buf| self.1.extend_from_slice(buf));
+            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn short_pieces_are_one_and_long_ones_are_not_copied() {
+        let long = "b".repeat(JOINED);
+        for (bufs, calls) in [
+            (&["head", "body"][..], vec![8]),
+            (&["head", "", "body"], vec![8]),
+            (&["head"], vec![4]),
+            (&[], vec![0]),
+            (&[&long[4..], "body"], vec![JOINED]),
+            (&["head", &long[3..]], vec![4, JOINED - 3]),
+            (&["head", &long], vec![4, JOINED]),
+        ] {
+            let slices: Vec<_> = bufs.iter().map(|it| IoSlice::new(it.as_bytes())).collect();
+            let mut stream = Calls::default();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let written = poll_write_joined(Pin::new(&mut stream), &mut cx, &slices);
+            let all = bufs.concat();
+            assert!(matches!(written, Poll::Ready(Ok(count)) if count == all.len()));
+            assert_eq!(stream.0, [calls]);
+            assert_eq!(stream.1, all.as_bytes());
+        }
+    }
 
     #[tokio::test]
     async fn rule_12_a_problem_speaks_the_dialect_of_the_request() {

@@ -22,12 +22,11 @@ use std::borrow::Cow;
 
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use percent_encoding::percent_decode;
+use percent_encoding::{percent_decode, percent_encode_byte};
 
 use super::{Unwritten, Written};
 use crate::contract::Contract;
 use crate::error::{ContractError, ContractErrorKind};
-use crate::fields;
 use crate::parse::{MAX_BYTES, Sink, is_blank};
 use crate::text;
 
@@ -84,57 +83,35 @@ pub fn encode(contract: &Contract) -> String {
     String::from_utf8(encode_behind("", contract)).unwrap_or_default()
 }
 
-/// The contract as a member's value, behind `prefix`, in one allocation.
+/// The contract as a member's value, behind `prefix`.
 ///
 /// This runs for every request that carries a contract on, so it is one pass with one look at a table for each
-/// byte: `percent_encoding` goes through JSON in pieces of one or two bytes, which takes many times as long.
+/// byte: `percent_encoding` goes through JSON in pieces of one or two bytes.
 fn encode_behind(prefix: &str, contract: &Contract) -> Vec<u8> {
     let text = contract.header_value().as_bytes();
-    // Most contracts are spelled as they are to be: programs write them.
-    encode_compact(prefix, text).unwrap_or_else(|| {
-        let text = text::compact(contract.as_str());
-        encode_compact(prefix, text.as_bytes()).unwrap_or_default()
-    })
+    let mut out = Vec::with_capacity(prefix.len() + 3 * text.len());
+    out.extend_from_slice(prefix.as_bytes());
+    if !push_encoded(&mut out, text) {
+        out.truncate(prefix.len());
+        push_encoded(&mut out, text::compact(contract.as_str()).as_bytes());
+    }
+    out
 }
 
-/// `text` percent-encoded, where it is [compact](text::compact).
-fn encode_compact(prefix: &str, text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = vec![0; prefix.len() + 3 * text.len()];
-    let (before, mut rest) = out.split_at_mut(prefix.len());
-    before.copy_from_slice(prefix.as_bytes());
+/// Appends `text` percent-encoded, as far as it is [compact](text::compact); whether all of it is. Most contracts are:
+/// programs write them.
+fn push_encoded(out: &mut Vec<u8>, text: &[u8]) -> bool {
     for &byte in text {
-        let [first, second, third, length] = *ENCODED.get(usize::from(byte))?;
-        // Three bytes always, for the next ones to write over what is too much.
-        *rest.first_chunk_mut()? = [first, second, third];
-        if length == 0 {
-            return None;
-        }
-        rest = rest.get_mut(usize::from(length)..)?;
-    }
-    let left = rest.len();
-    out.truncate(out.len() - left);
-    Some(out)
-}
-
-/// Each byte as it is written, and the length of that; nothing of what a compact text does not have.
-#[expect(clippy::indexing_slicing, reason = "the compiler evaluates it")]
-static ENCODED: [[u8; 4]; 256] = {
-    let digits = b"0123456789ABCDEF";
-    let mut encoded = [[0; 4]; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        encoded[byte as usize] = if text::is_unreserved(byte) {
-            [byte, 0, 0, 1]
+        if text::is_unreserved(byte) {
+            out.push(byte);
         } else if text::stays_in_string(byte) {
-            let (high, low) = (byte >> 4, byte & 0xf);
-            [b'%', digits[high as usize], digits[low as usize], 3]
+            out.extend_from_slice(percent_encode_byte(byte).as_bytes());
         } else {
-            [0; 4]
-        };
-        byte += 1;
+            return false;
+        }
     }
-    encoded
-};
+    true
+}
 
 /// Reads the contract from a member's value, properties taken off.
 ///
@@ -201,7 +178,7 @@ pub fn write(headers: &mut HeaderMap, contract: &Contract) -> Written {
 
 /// Whether there is one line, within the limits, with our member once and as we write it.
 fn is_written(headers: &HeaderMap, written: &[u8]) -> bool {
-    let mut lines = fields::lines(headers, &BAGGAGE);
+    let mut lines = headers.get_all(BAGGAGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return false;
     };
@@ -217,12 +194,16 @@ fn joined(headers: &HeaderMap, ours: Vec<u8>) -> Result<HeaderValue, Unwritten> 
     if ours.len() > MAX_MEMBER_BYTES {
         return Err(Unwritten::MemberTooLong);
     }
-    if !fields::has(headers, &BAGGAGE) {
+    if !headers.contains_key(BAGGAGE) {
         return HeaderValue::try_from(ours).or(Err(Unwritten::FieldTooLong));
     }
     let mut ours = Some(&*ours);
     let mut line = Line::default();
-    for member in fields::lines(headers, &BAGGAGE).flat_map(|line| members(line.as_bytes())) {
+    for member in headers
+        .get_all(BAGGAGE)
+        .iter()
+        .flat_map(|line| members(line.as_bytes()))
+    {
         if is_ours(member) {
             ours.take().into_iter().for_each(|ours| line.push(ours));
         } else {
@@ -310,7 +291,9 @@ fn is_ours(member: &[u8]) -> bool {
 
 /// The values of our members in all lines.
 fn our_values(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    fields::lines(headers, &BAGGAGE)
+    headers
+        .get_all(BAGGAGE)
+        .iter()
         .flat_map(|line| members(line.as_bytes()))
         .filter_map(our_value)
 }

@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderName};
 
 use crate::contract::{Contract, WellFormed};
 use crate::error::{ContractError, ContractErrorKind};
-use crate::fields;
 use crate::parse::Sink;
 
 /// The field that carries a contract.
@@ -39,7 +38,7 @@ pub(super) fn read_into<'h, S: Sink>(
     headers: &'h HeaderMap,
     sink: &mut S,
 ) -> Result<Option<WellFormed<'h>>, ContractError> {
-    let mut lines = fields::lines(headers, &CONTRACT);
+    let mut lines = headers.get_all(CONTRACT).iter();
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),
         (Some(line), None) => WellFormed::check(line, sink).map(Some),
@@ -49,9 +48,8 @@ pub(super) fn read_into<'h, S: Sink>(
 
 /// Writes the contract into the field alone.
 pub fn write(headers: &mut HeaderMap, contract: &Contract) {
-    let mut lines = fields::lines(headers, &CONTRACT);
+    let mut lines = headers.get_all(CONTRACT).iter();
     let is_right = lines.next() == Some(contract.header_value()) && lines.next().is_none();
-    drop(lines);
     if !is_right {
         headers.insert(CONTRACT, contract.header_value().clone());
     }
@@ -65,5 +63,5 @@ pub fn remove(headers: &mut HeaderMap) {
 /// Whether the field is there.
 #[must_use]
 pub fn is_present(headers: &HeaderMap) -> bool {
-    fields::has(headers, &CONTRACT)
+    headers.contains_key(CONTRACT)
 }

@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue};
 pub use self::error::{DecisionError, DecisionErrorKind};
 use crate::carrier::{self, MATCHED};
 use crate::contract::{Contract, Find};
-use crate::fields;
 use crate::policy::{Permit, TargetPolicy};
 use crate::service_name::ServiceName;
 #[cfg(feature = "signature")]
@@ -292,13 +291,15 @@ fn reroute(
 
 /// Whether any line of `x-devroute-matched` names `service`.
 fn is_matched(headers: &HeaderMap, service: &ServiceName) -> bool {
-    fields::lines(headers, &MATCHED)
+    headers
+        .get_all(MATCHED)
+        .iter()
         .any(|line| line.as_bytes().trim_ascii() == service.as_str().as_bytes())
 }
 
 /// What `x-devroute-matched` says, if it is there once.
 fn matched(headers: &HeaderMap) -> Option<&str> {
-    let mut lines = fields::lines(headers, &MATCHED);
+    let mut lines = headers.get_all(MATCHED).iter();
     match (lines.next(), lines.next()) {
         (Some(line), None) => HeaderValue::to_str(line).ok().map(str::trim_ascii),
         _ => None,

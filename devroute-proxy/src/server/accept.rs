@@ -1,15 +1,12 @@
 //! The accept loop.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
-use tokio::task::coop;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::listen::BACKLOG;
 use crate::metrics::Metrics;
@@ -26,9 +23,6 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Hands every connection to `take` until `stop`; then the listener closes.
 ///
-/// The streams do not block, and belong to no runtime: whoever takes one is in another thread as often as not,
-/// and the system need not be told twice whom to wake.
-///
 /// Where the system has nothing left to accept with (no descriptors, no memory), it waits a little
 /// longer each time: the connection stays in the queue, and trying at once would burn a core.
 pub(crate) async fn accept(
@@ -40,25 +34,19 @@ pub(crate) async fn accept(
     let mut stop = pin!(stop);
     let mut pause = SHORTEST_PAUSE;
     let mut logged: Option<Instant> = None;
-    let listener = match without_runtime(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            metrics.accept_error();
-            tracing::error!(%error, "cannot accept connections");
-            return;
-        }
-    };
+    // One that was made elsewhere may not have it yet.
+    settle(SockRef::from(&listener));
     loop {
-        coop::consume_budget().await;
         let accepted = tokio::select! {
             // A flood of connections must not keep the shutdown from being seen.
             biased;
             () = &mut stop => break,
-            accepted = next(&listener) => accepted,
+            accepted = listener.accept() => accepted,
         };
         let error = match accepted {
             Ok((stream, client)) => {
                 pause = SHORTEST_PAUSE;
+                inherit(SockRef::from(&stream));
                 take(stream, canonical(client));
                 continue;
             }
@@ -85,52 +73,30 @@ pub(crate) async fn accept(
 ///
 /// It asks the system itself, since what tokio knows may be older than the last connection.
 fn accept_waiting(
-    listener: AsyncFd<std::net::TcpListener>,
+    listener: TcpListener,
     mut take: impl FnMut(TcpStream, SocketAddr),
 ) -> io::Result<()> {
-    let listener = listener.into_inner();
+    let listener = listener.into_std()?;
     // A listener that others share may never run dry.
     for _ in 0..BACKLOG {
-        let (stream, client) = match accept_one(&listener) {
+        let (stream, client) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if is_of_connection(&error) => continue,
             Err(error) => return Err(error),
         };
-        take(stream, canonical(client));
+        stream.set_nonblocking(true)?;
+        inherit(SockRef::from(&stream));
+        take(TcpStream::from_std(stream)?, canonical(client));
     }
     Ok(())
 }
 
-/// A listener whose connections are registered nowhere.
-#[allow(
-    deprecated,
-    reason = "what takes its place is unsafe, for types whose descriptor may change; that of a listener does not"
-)]
-fn without_runtime(listener: TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
-    let listener = listener.into_std()?;
-    // One that was made elsewhere may not have it yet.
-    settle(SockRef::from(&listener));
-    AsyncFd::with_interest(listener, Interest::READABLE)
-}
-
-/// The next connection.
-async fn next(listener: &AsyncFd<std::net::TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
-    loop {
-        let mut ready = listener.readable().await?;
-        if let Ok(accepted) = ready.try_io(|listener| accept_one(listener.get_ref())) {
-            return accepted;
-        }
+/// Linux lets a connection have what its listener had, which is five calls less for each; elsewhere it is asked for.
+fn inherit(stream: SockRef<'_>) {
+    if !cfg!(target_os = "linux") {
+        settle(stream);
     }
-}
-
-fn accept_one(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (stream, client) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    // Linux lets a connection have what its listener had, which is five calls less for each.
-    #[cfg(not(target_os = "linux"))]
-    settle(SockRef::from(&stream));
-    Ok((stream, client))
 }
 
 /// What every connection has, where the system lets it; set for a listener, its connections have it from the

@@ -69,8 +69,8 @@ impl Connections {
         self
     }
 
-    /// Serves `stream`, which does not block, in a task of its own.
-    pub(crate) fn spawn<S, B>(&self, stream: std::net::TcpStream, service: S, admitted: Admitted)
+    /// Serves `stream` in a task of its own.
+    pub(crate) fn spawn<S, B>(&self, stream: TcpStream, service: S, admitted: Admitted)
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -78,13 +78,6 @@ impl Connections {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::error!(%error, "a connection was lost");
-                return;
-            }
-        };
         let connection = self.admit(admitted, service);
         let Some(tls) = &self.tls else {
             tokio::spawn(connection.serve(Stream::Tcp(stream)));

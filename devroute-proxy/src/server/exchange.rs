@@ -22,7 +22,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use devroute_tower::core::fields;
 use devroute_tower::transport::Tunnel;
 use devroute_tunnel::auth::ChannelBinding;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
@@ -138,13 +137,14 @@ where
 /// Whether anything may come behind the head of this request, where the answer agrees to it: what comes
 /// there is not looked at (see `strict`), so where the answer does not, it must not become a request.
 fn may_be_tunnel<B>(request: &Request<B>) -> bool {
-    let mut upgrades = fields::lines(request.headers(), &UPGRADE).peekable();
+    let upgrades = request.headers().get_all(UPGRADE);
     let is_h2c = |line: &HeaderValue| {
         line.as_bytes()
             .split(|byte| *byte == b',')
             .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
     };
-    request.method() == Method::CONNECT || (upgrades.peek().is_some() && !upgrades.any(is_h2c))
+    request.method() == Method::CONNECT
+        || (upgrades.iter().next().is_some() && !upgrades.iter().any(is_h2c))
 }
 
 impl<S> Exchange<S> {

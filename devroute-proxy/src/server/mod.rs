@@ -203,7 +203,7 @@ where
             refused.limit_reached(limit);
         }
         let place = admission.admit(client.ip(), beyond.is_some());
-        let Some(place) = place else {
+        let (Some(place), Ok(stream)) = (place, stream.into_std()) else {
             return;
         };
         let mut accepted = Accepted {

@@ -357,16 +357,11 @@ impl Head {
 }
 
 /// What stands behind `name` and a colon, where a line begins so.
-///
-/// The colon is looked at first: nearly no line has one where the name would end.
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    if line.get(name.len()) != Some(&b':') {
-        return None;
-    }
-    let (found, value) = line.split_at_checked(name.len())?;
-    found
-        .eq_ignore_ascii_case(name)
-        .then(|| trim(value.get(1..).unwrap_or_default()))
+    // The colon first: nearly no line has one where the name would end.
+    let (found, rest) = line.split_at_checked(name.len())?;
+    let value = rest.strip_prefix(b":")?;
+    found.eq_ignore_ascii_case(name).then(|| trim(value))
 }
 
 fn content_length(value: &[u8]) -> Result<u64, Malformed> {

@@ -84,8 +84,13 @@ where
                         open: metrics.connections().opened(),
                         place: Some(accepted.place),
                     };
-                    let client = ClientInfo::new(accepted.client).with_tls(tls);
-                    connections.spawn(accepted.stream, make(client), admitted);
+                    match tokio::net::TcpStream::from_std(accepted.stream) {
+                        Ok(stream) => {
+                            let client = ClientInfo::new(accepted.client).with_tls(tls);
+                            connections.spawn(stream, make(client), admitted);
+                        }
+                        Err(error) => tracing::error!(%error, "a connection was lost"),
+                    }
                 }
                 let finished = connections.drain(options.drain.timeout).await;
                 if finished {

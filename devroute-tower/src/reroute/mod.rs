@@ -8,7 +8,6 @@ use std::{future::poll_fn, net::SocketAddr, ops::ControlFlow, sync::Arc, time::D
 use devroute_core::{
     Contract, DecisionError, Host, Reroute, Scheme, Selector, ServiceName, Target, TargetPolicy,
     carrier::{self, Written},
-    fields,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -165,7 +164,7 @@ fn rerouted_answer<B>(
     mut outcome: Outcome,
     settings: &Settings,
 ) -> Response<ResponseBody<B>> {
-    match fields::first(response.headers(), &carrier::ROUTED) {
+    match response.headers().get(carrier::ROUTED) {
         Some(mark) if settings.via.is_some() => {
             if contains(mark, b"=none;") {
                 outcome.kind = OutcomeKind::Failed;

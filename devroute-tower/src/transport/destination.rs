@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use devroute_core::fields;
 use http::{
     HeaderMap, HeaderValue, Request, Version,
     header::{CONTENT_TYPE, HOST},
@@ -123,7 +122,7 @@ impl Destination {
 
 /// Whether the content type is gRPC's own: `application/grpc`, alone or followed by `+` or `;`.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = fields::first(headers, &CONTENT_TYPE) else {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
     };
     match value.as_bytes().split_at_checked(b"application/grpc".len()) {
@@ -139,7 +138,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// HTTP/1.0 allows, gets the address it is sent to.
 pub(super) fn to_h1<B>(request: &mut Request<B>, peer: &Peer, authority: Option<&Authority>) {
     let authority = authority.or_else(|| request.uri().authority());
-    if !fields::has(request.headers(), &HOST) {
+    if !request.headers().contains_key(HOST) {
         let host = match authority {
             Some(authority) => HeaderValue::from_str(authority.as_str()),
             None => HeaderValue::try_from(peer.to_string()),

@@ -7,9 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use devroute_core::fields;
 use http::{
-    HeaderMap, HeaderName, Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::{body::Body as _, client::conn::http1};
@@ -117,7 +116,7 @@ impl Connection {
         mut request: Request<Body>,
         pool: &Arc<Pool>,
     ) -> Result<Response<ResponseBody>, Failed> {
-        if fields::has(request.headers(), &UPGRADE) {
+        if request.headers().contains_key(UPGRADE) {
             return Box::pin(self.exchange_upgrade(request)).await;
         }
         let sent = request.body_mut().watch();
@@ -265,12 +264,8 @@ impl Connection {
 /// to the end of the connection what has a coding it does not know. The client would be told the rest, and
 /// might believe it (RFC 9112, section 6.3).
 fn has_one_framing(headers: &HeaderMap) -> bool {
-    let framing = |name: &HeaderName| name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
-    if !headers.keys().any(framing) {
-        return true;
-    }
-    let mut codings = fields::lines(headers, &TRANSFER_ENCODING);
-    let mut lengths = fields::lines(headers, &CONTENT_LENGTH);
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     match (codings.next(), lengths.next()) {
         (None, None) => true,
         (Some(coding), None) => {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use devroute_core::{TargetPolicy, fields};
+use devroute_core::TargetPolicy;
 use http::{
     Request, Response, Uri, Version,
     header::{TRANSFER_ENCODING, UPGRADE},
@@ -414,7 +414,7 @@ impl Service<Request<Body>> for HttpTransport {
 fn repeatable(request: &Request<Body>) -> Option<Box<Request<Body>>> {
     let is_repeatable = request.method().is_idempotent()
         && request.body().is_end_stream()
-        && !fields::has(request.headers(), &UPGRADE);
+        && !request.headers().contains_key(UPGRADE);
     is_repeatable.then(|| {
         let mut copy = Request::new(Body::empty());
         *copy.method_mut() = request.method().clone();
