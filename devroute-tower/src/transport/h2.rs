@@ -123,16 +123,22 @@ impl Connection {
         self.heads.grow();
         let mut gone = self.gone.clone();
         let mut answer = pin!(self.sender.try_send_request(request));
-        let answered = tokio::select! {
-            biased;
-            answered = &mut answer => Ok(answered),
-            // What has come is handed over by other tasks, which have to have their turn.
-            _closed = gone.changed() => timeout(LAST_WORD, answer).await,
+        let mut answered = {
+            let mut gone = pin!(gone.changed());
+            poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => gone.as_mut().poll(cx).map(|_closed| None),
+            })
+            .await
         };
+        if answered.is_none() {
+            // What has come is handed over by other tasks, which have to have their turn.
+            answered = timeout(LAST_WORD, answer).await.ok();
+        }
         let mut failed = match answered {
-            Ok(Ok(response)) => return Ok(response.map(ResponseBody::h2)),
-            Ok(Err(failed)) => failed,
-            Err(_elapsed) => {
+            Some(Ok(response)) => return Ok(response.map(ResponseBody::h2)),
+            Some(Err(failed)) => failed,
+            None => {
                 let kind = self.ended.get().copied();
                 let kind = kind.unwrap_or(ErrorKind::ConnectionClosed);
                 return Err(Failed {
