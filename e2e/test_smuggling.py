@@ -4,20 +4,26 @@ The target is a raw socket that reads what it gets by the letter. devroute sends
 the data says; where it sends one on that another refuses, the data has to name it (`refused_by`).
 """
 
+import dataclasses
 import os
+import re
 import socket
 import threading
 
+import hpack
+import hyperframe.frame
 import pytest
 
 from support import payloads, ways
 from support.http2 import RawClient
 from support.process import until
 from support.servers import PlainHaproxy, Nginx
-from support.strict import Bad, Reader
+from support.strict import TOKEN, VALUE, Bad, Reader
 from support.wire import Server, connect
 
 ENTRIES = payloads.entries("requests.jsonl")
+#: An origin-form, or the asterisk.
+TARGET = re.compile(rb"(?:/[\x21-\x7e\x80-\xff]*|\*)")
 CLASSES = list(dict.fromkeys(entry["class"] for entry in ENTRIES))
 
 #: Answered where a payload has left the connection as it was.
@@ -54,6 +60,88 @@ class Recorder(Server):
             taken = self.requests, self.bad
             self.requests, self.bad = [], []
         return taken
+
+
+class Http2Recorder(Server):
+    """The same for HTTP/2 with prior knowledge, by the letter of RFC 9113."""
+
+    CONNECTION = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.requests, self.bad = [], []
+        super().__init__(self.record)
+
+    take = Recorder.take
+
+    def record(self, conn):
+        # A tunnel has nothing to say here, and neither has a connection that was one too many.
+        first = conn.sock.recv(1)
+        if not first:
+            return
+        if (first := first + conn.exactly(23)) != b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":
+            with self.lock:
+                self.bad.append(str(first))
+            return
+        decoder, encoder = hpack.Decoder(), hpack.Encoder()
+        conn.send(hyperframe.frame.SettingsFrame().serialize())
+        # What is there of each stream: its heads, and its body.
+        streams, block = {}, b""
+        while True:
+            frame, length = hyperframe.frame.Frame.parse_frame_header(memoryview(conn.exactly(9)))
+            frame.parse_body(memoryview(conn.exactly(length)))
+            stream = frame.stream_id
+            match frame:
+                case hyperframe.frame.SettingsFrame() if "ACK" not in frame.flags:
+                    conn.send(hyperframe.frame.SettingsFrame(flags=["ACK"]).serialize())
+                case hyperframe.frame.PingFrame() if "ACK" not in frame.flags:
+                    conn.send(hyperframe.frame.PingFrame(opaque_data=frame.opaque_data, flags=["ACK"]).serialize())
+                case hyperframe.frame.HeadersFrame() | hyperframe.frame.ContinuationFrame():
+                    heads, body, ends = streams.setdefault(stream, ([], b"", False))
+                    block += frame.data
+                    ends = ends or "END_STREAM" in frame.flags
+                    if "END_HEADERS" in frame.flags:
+                        heads.append(decoder.decode(block, raw=True))
+                        block = b""
+                    streams[stream] = heads, body, ends
+                case hyperframe.frame.DataFrame():
+                    heads, body, ends = streams[stream]
+                    streams[stream] = heads, body + frame.data, "END_STREAM" in frame.flags
+                case hyperframe.frame.RstStreamFrame():
+                    streams.pop(stream, None)
+            if block or stream not in streams or not streams[stream][2]:
+                continue
+            heads, body, _ = streams.pop(stream)
+            with self.lock:
+                try:
+                    self.requests.append(self.request(heads, body))
+                except Bad as bad:
+                    self.bad.append(str(bad))
+            head = hyperframe.frame.HeadersFrame(stream, encoder.encode([(":status", "200")]))
+            head.flags |= {"END_HEADERS", "END_STREAM"}
+            conn.send(head.serialize())
+
+    def request(self, heads, body):
+        """The method, the path and the body of a request."""
+        pseudo = [(name, value) for name, value in heads[0] if name.startswith(b":")]
+        names = sorted(name for name, _ in pseudo)
+        if pseudo != heads[0][: len(pseudo)] or names != [b":authority", b":method", b":path", b":scheme"]:
+            raise Bad(f"the pseudo-fields of {heads[0]}")
+        fields = heads[0][len(pseudo) :]
+        for name, value in [*fields, *(field for head in heads[1:] for field in head)]:
+            if not TOKEN.fullmatch(name) or name != name.lower() or name in self.CONNECTION:
+                raise Bad(f"the field {name!r}")
+            if not VALUE.fullmatch(value) or value != value.strip(b" \t"):
+                raise Bad(f"the value {value!r}")
+        pseudo = dict(pseudo)
+        if not TOKEN.fullmatch(pseudo[b":method"]) or not TARGET.fullmatch(pseudo[b":path"]):
+            raise Bad(f"the pseudo-fields {pseudo}")
+        if any(name == b"host" and value != pseudo[b":authority"] for name, value in fields):
+            raise Bad(f"a host beside {pseudo}")
+        lengths = [value for name, value in fields if name == b"content-length"]
+        if lengths and lengths != [b"%d" % len(body)]:
+            raise Bad(f"the lengths {lengths} of {len(body)} bytes")
+        return pseudo[b":method"], pseudo[b":path"], body
 
 
 def nginx(path, peer):
@@ -135,19 +223,91 @@ def test_what_http_2_holds_is_one_request_of_http_1_or_none(way, started):
     started.append(recorder)
     way = way(recorder.port)
     own = [(name.encode(), value.encode()) for name, value in way.fields.items()]
+    # The example has a server of its own, which refuses less.
+    embedded = way.kind == ways.EMBEDDED
+    sent = (dataclasses.replace(it, fields=[*it.fields, *own]) for it in payloads.http2())
+    wrong = hold(sent, way.port, recorder, may_refuse=lambda _: embedded, may_answer=lambda _: embedded)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture(name="outbound")
+def start_outbound(started):
+    """The outbound listener of a sidecar whose service is never asked, at the end of which that is so."""
+    decoy = Recorder()
+    started.append(decoy)
+
+    def outbound(*flags):
+        sidecar = ways.sidecar_of(f"http://127.0.0.1:{decoy.port}", "--outbound=127.0.0.1:0", *flags)
+        started.append(sidecar)
+        return int(sidecar.started["outbound"].rpartition(":")[2])
+
+    yield outbound
+    assert decoy.take() == ([], [])
+
+
+def test_what_http_2_holds_is_one_request_or_none_where_it_is_forwarded(outbound, started):
+    """HTTP/2 of the service itself goes to the host that it names, as HTTP/2."""
+    recorder = Http2Recorder()
+    started.append(recorder)
+    port = outbound()
+    host = {b"foo": b"localhost:%d" % recorder.port, b"FOO": b"LOCALHOST:%d" % recorder.port}
+
+    def adapt(payload):
+        fields = [
+            (name, host.get(value, value) if name in (b":authority", b"host") else value)
+            for name, value in payload.fields
+        ]
+        return dataclasses.replace(payload, fields=fields)
+
+    def comes(payload):
+        fields = dict(payload.fields)
+        host_of_it = fields.get(b":authority", fields.get(b"host"))
+        return host_of_it in host.values() and fields.get(b":scheme") == b"http"
+
+    def is_tunnel(payload):
+        return payload.fields == [(b":method", b"CONNECT"), (b":authority", host[b"foo"])]
+
+    sent = [adapt(payload) for payload in payloads.http2()]
+    assert sum(bool(comes(it) and it.want) for it in sent) > 30 and any(map(is_tunnel, sent))
+    wrong = hold(sent, port, recorder, may_refuse=lambda it: not comes(it), may_answer=is_tunnel)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_http_2_holds_is_one_request_of_http_1_or_none_where_the_caller_reroutes(outbound, started):
+    """HTTP/2 of the service itself, by a contract for the host that it names: it goes on as HTTP/1."""
+    recorder = Recorder()
+    started.append(recorder)
+    port = outbound("--outbound-reroute=true", "--allow=loopback")
+    own = (b"x-devroute", b'{"foo":"127.0.0.1:%d"}' % recorder.port)
+
+    def comes(payload):
+        fields = dict(payload.fields)
+        return fields.get(b":authority", fields.get(b"host")) == b"foo"
+
+    sent = [dataclasses.replace(it, fields=[*it.fields, own]) for it in payloads.http2()]
+    assert sum(bool(comes(it) and it.want) for it in sent) > 30
+    wrong = hold(sent, port, recorder, may_refuse=lambda it: not comes(it), may_answer=lambda _: False)
+    assert not wrong, "\n".join(wrong)
+
+
+def hold(sent, port, recorder, *, may_refuse, may_answer):
+    """What is wrong with what became of these payloads at `port`, and with what the recorder got of them.
+
+    Of those that `may_refuse` holds for, the request need not have come; of those that `may_answer` holds for, what is
+    sent on nowhere may be answered with anything.
+    """
     wrong = []
     # Requests that may have been sent on and are not there yet: they come while the next payload is looked at.
     late = 0
-    for payload in payloads.http2():
-        with RawClient(way.port) as client:
-            client.request(1, [*payload.fields, *own], payload.body, payload.trailers)
+    for payload in sent:
+        is_open = payload.may_be_reset or may_refuse(payload)
+        with RawClient(port) as client:
+            client.request(1, payload.fields, payload.body, payload.trailers)
             outcome = client.outcome(1)
         # A request that is whole may be reset before anybody has seen it arrive.
-        if payload.want and not payload.may_be_reset and way.kind != ways.EMBEDDED:
+        if payload.want and not is_open:
             until(lambda: recorder.requests or recorder.bad, payload.name)
         requests, bad = recorder.take()
-        # The example has a server of its own, which refuses less.
-        is_open = payload.may_be_reset or way.kind == ways.EMBEDDED
         least, most = (0, 1) if is_open else (payload.want, payload.want)
         if bad or not least <= len(requests) <= most + late:
             wrong.append(f"{payload.name}: {len(requests)} and not {least} to {most}, {outcome}, {bad}")
@@ -156,12 +316,12 @@ def test_what_http_2_holds_is_one_request_of_http_1_or_none(way, started):
         # One that was answered has come, or never will.
         late = max(0, late + (most if outcome is None else min(most, len(requests))) - len(requests))
         if not payload.want:
-            if way.kind != ways.EMBEDDED and outcome is not None and not 400 <= outcome <= 505:
+            if not may_answer(payload) and outcome is not None and not 400 <= outcome <= 505:
                 wrong.append(f"{payload.name}: {outcome}")
             continue
         if requests and not was_late:
-            sent = dict(payload.fields)
-            path = sent[b":path"].split(b"#")[0]
-            if requests[0] != (sent[b":method"], path, payload.gets):
+            fields = dict(payload.fields)
+            path = fields[b":path"].split(b"#")[0]
+            if requests[0] != (fields[b":method"], path, payload.gets):
                 wrong.append(f"{payload.name}: {requests[0]}")
-    assert not wrong, "\n".join(wrong)
+    return wrong

@@ -199,8 +199,8 @@ pub(crate) fn request_head<B: HttpBody>(
     if to == Protocol::Http1 && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
+    keep_one_length(&mut parts.headers);
     if to != Protocol::Http2 {
-        keep_one_length(&mut parts.headers);
         let length_is_known = body.is_end_stream()
             || body.size_hint().exact().is_some()
             || parts.headers.contains_key(CONTENT_LENGTH);
@@ -286,8 +286,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// A server of HTTP/2 lets several lengths in that are equal, and two lines of HTTP/1.1 would be two
-/// meanings (RFC 9112, section 6.3).
+/// A server of HTTP/2 lets several lengths in that are equal. Two lines would be two meanings in HTTP/1.1 (RFC 9112,
+/// section 6.3), which what comes behind HTTP/2 may speak; whoever sends a message on replaces them by one (RFC 9110,
+/// section 8.6).
 fn keep_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
@@ -417,12 +418,14 @@ mod tests {
 
     #[test]
     fn rule_16_a_length_is_there_once() {
-        let twice = Request::post("/")
-            .header("content-length", "3")
-            .header("content-length", "3");
-        let mut parts = parts(twice);
-        request_head(&mut parts, &body("abc"), Protocol::Http1, None);
-        assert_eq!(lines(&parts.headers, "content-length"), ["3"]);
+        for to in [Protocol::Http1, Protocol::Http2, Protocol::Negotiated] {
+            let twice = Request::post("/")
+                .header("content-length", "3")
+                .header("content-length", "3");
+            let mut parts = parts(twice);
+            request_head(&mut parts, &body("abc"), to, None);
+            assert_eq!(lines(&parts.headers, "content-length"), ["3"], "{to:?}");
+        }
     }
 
     #[test]
