@@ -1,6 +1,7 @@
 //! What is kept of what has passed, and who looks at it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,7 +33,7 @@ pub(crate) struct Store {
     forgotten: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
     exchanges: VecDeque<Exchange>,
     next: u64,
@@ -40,6 +41,16 @@ struct Kept {
     /// Counts the pages that were opened, so that one which has been closed long ago can tell whether it
     /// was the last.
     opened: u64,
+}
+
+impl fmt::Debug for Kept {
+    // A layer shows it, and it holds requests with all that is in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("exchanges", &self.exchanges.len())
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Something that a page should know.

@@ -1,6 +1,6 @@
 //! What became of a request that carried a contract.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use devroute_core::{Contract, ServiceName, Target};
 use http::HeaderValue;
@@ -29,7 +29,7 @@ use http::HeaderValue;
 /// assert_eq!(outcome.kind(), OutcomeKind::Baseline);
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Outcome {
     pub(crate) kind: OutcomeKind,
     pub(crate) service: Option<ServiceName>,
@@ -146,5 +146,38 @@ impl Outcome {
         };
         // Every part of it is visible ASCII, so this is always a value.
         HeaderValue::try_from(value).ok()
+    }
+}
+
+impl fmt::Debug for Outcome {
+    // What it shows may be logged: of the contract only that there was one, since its other entries, and its
+    // signature, are nobody's business there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("kind", &self.kind)
+            .field("service", &self.service)
+            .field("target", &self.target)
+            .field("has_contract", &self.contract.is_some())
+            .field("cause", &self.cause)
+            .field("signed_by", &self.signed_by)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_shows_for_debugging_is_not_the_contract() {
+        let contract = r#"{"foo":"10.0.0.1:80","secret":"10.0.0.2:80","$sig":"hidden"}"#;
+        let contract: Contract = contract.parse().unwrap();
+        let mut outcome = Outcome::of(OutcomeKind::Rerouted, contract);
+        outcome.target = Some("10.0.0.1:80".parse().unwrap());
+        let shown = format!("{outcome:?}");
+        assert!(shown.contains("10.0.0.1"), "{shown}");
+        for value in ["10.0.0.2", "secret", "hidden"] {
+            assert!(!shown.contains(value), "{shown}");
+        }
     }
 }

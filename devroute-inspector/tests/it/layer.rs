@@ -119,3 +119,31 @@ fn the_types_go_where_services_go() {
     is_layer(&layer);
     is_layer(&layer.layer(()));
 }
+
+#[tokio::test]
+async fn what_is_kept_is_not_shown_for_debugging() {
+    let desk = Desk::open().await;
+    let layer = desk.inspector.layer("foo");
+    let service = layer.layer(service_fn(async |request: Request<InspectBody<Frames>>| {
+        let body = request.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "a-body");
+        let answer = Response::builder().header("set-cookie", "a-cookie");
+        Ok::<_, Infallible>(answer.body(Frames::of(&["an-answer"])).unwrap())
+    }));
+    let request = Request::get("/a-path")
+        .header("authorization", "a-token")
+        .body(Frames::of(&["a-body"]))
+        .unwrap();
+    let answer = service.oneshot(request).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    let shown = format!("{:?} {layer:?}", desk.inspector);
+    assert!(shown.contains("exchanges: 1"), "{shown}");
+    for value in ["a-path", "a-token", "a-body", "a-cookie", "an-answer"] {
+        assert!(!shown.contains(value), "{value} in {shown}");
+        let bytes = format!("{:?}", value.as_bytes());
+        assert!(
+            !shown.contains(bytes.trim_matches(['[', ']'])),
+            "{value} in {shown}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -87,7 +88,15 @@ where
                     match tokio::net::TcpStream::from_std(accepted.stream) {
                         Ok(stream) => {
                             let client = ClientInfo::new(accepted.client).with_tls(tls);
-                            connections.spawn(stream, make(client), admitted);
+                            // In the future of the worker, which every other connection here ends with. There is no
+                            // half-made state behind it: what it was to have is dropped with it. What it said of
+                            // itself is on standard error by now.
+                            let begun = catch_unwind(AssertUnwindSafe(|| {
+                                connections.spawn(stream, make(client), admitted);
+                            }));
+                            if begun.is_err() {
+                                tracing::error!("a connection was lost to a panic");
+                            }
                         }
                         Err(error) => tracing::error!(%error, "a connection was lost"),
                     }

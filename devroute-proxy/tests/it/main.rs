@@ -16,6 +16,7 @@ mod gone;
 mod lifecycle;
 mod limits;
 mod outbound;
+mod panics;
 mod reach;
 mod restart;
 mod router;

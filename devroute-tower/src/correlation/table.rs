@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -69,14 +70,13 @@ struct Table {
 
 type Key = Arc<[u8]>;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shard {
     entries: HashMap<Key, Entry>,
     /// Entries there have been, so that each can be told from the next of the same id.
     generation: u64,
 }
 
-#[derive(Debug)]
 struct Entry {
     /// None where the id came with different ones.
     contract: Option<Contract>,
@@ -87,11 +87,26 @@ struct Entry {
     bytes: usize,
 }
 
+impl fmt::Debug for Shard {
+    // Layers show it, and it holds the ids and contracts of everybody.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("entries", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Where the id of a request is.
-#[derive(Debug)]
 pub(super) struct Place {
     key: Key,
     generation: u64,
+}
+
+impl fmt::Debug for Place {
+    // The same for the body of an answer, and its id.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
 }
 
 /// What is known of an id.
@@ -421,6 +436,18 @@ mod tests {
         fn known(&self, id: &str) -> Result<String, Loss> {
             let restored = self.restore(&headers(&[("x-request-id", id)]));
             restored.map(|(contract, _)| contract.to_string())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_shows_for_debugging_is_no_id_and_no_contract() {
+        let table = Correlations::new();
+        let in_flight = table.came("an-id", A);
+        let shown = format!("{table:?} {in_flight:?}");
+        assert!(shown.contains("entries: 1"), "{shown}");
+        let bytes = format!("{:?}", b"an-id");
+        for value in ["10.0.0.1", "an-id", bytes.trim_matches(['[', ']'])] {
+            assert!(!shown.contains(value), "{shown}");
         }
     }
 

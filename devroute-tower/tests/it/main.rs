@@ -19,6 +19,7 @@ mod opentelemetry;
 mod outbound;
 mod outbound_reroute;
 mod outbound_support;
+mod panics;
 #[cfg(feature = "reqwest")]
 mod reqwest;
 mod rule_11_outside;
