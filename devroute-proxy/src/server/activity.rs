@@ -30,6 +30,8 @@ pub(super) struct Activity {
     /// Whether the stream is to end where nothing comes any more.
     closing: AtomicBool,
     is_tunnel: AtomicBool,
+    /// Whether everything has been read that is to come.
+    has_all: AtomicBool,
     admitted: Admitted,
     pub(super) draining: Arc<Draining>,
     _alive: watch::Receiver<()>,
@@ -75,6 +77,7 @@ impl Activity {
             blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
+            has_all: AtomicBool::new(false),
             admitted,
             draining,
             _alive: alive,
@@ -163,6 +166,16 @@ impl Activity {
 
     pub(super) fn is_tunnel(&self) -> bool {
         self.is_tunnel.load(Ordering::Relaxed)
+    }
+
+    /// The client has said that it asks for nothing more, and all that it has asked has been read.
+    pub(super) fn has_all(&self) {
+        self.has_all.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something may come before the end that has to be read.
+    pub(super) fn expects_more(&self) -> bool {
+        !self.has_all.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_draining(&self) -> bool {

@@ -244,10 +244,8 @@ impl<S> Connection<S> {
         // In a box each, since a connection of HTTP/1 is half the size of one of HTTP/2.
         match version {
             Version::Http1 => {
-                let connection = self
-                    .builders
-                    .http1
-                    .serve_connection(TokioIo::new(Strict::new(io)), service);
+                let io = TokioIo::new(Strict::new(io, Arc::clone(activity)));
+                let connection = self.builders.http1.serve_connection(io, service);
                 let connection = Box::pin(connection.with_upgrades());
                 // It has no word for that but `connection: close`, which `Exchange` says.
                 lifetime::live(connection, |_| {}, activity, patience).await

@@ -1,8 +1,9 @@
 //! The server: one accept loop, any number of worker threads, HTTP/1.1 and HTTP/2 on one port.
 //!
-//! The accept loop hands each connection to the next worker in turn, so that a few long-lived HTTP/2
-//! connections spread over the cores. A worker is a thread with a single-threaded runtime and
-//! whatever its service builds there, such as a pool of connections; nothing moves between workers.
+//! The accept loop is in the first worker, and hands each connection to the next one in turn, so that
+//! a few long-lived HTTP/2 connections spread over the cores. A worker is a thread with a
+//! single-threaded runtime and whatever its service builds there, such as a pool of connections;
+//! nothing moves between workers once it is served.
 //!
 //! With a certificate the listener speaks TLS 1.2 and 1.3, and by ALPN HTTP/2 or HTTP/1.1.
 //!
@@ -38,6 +39,7 @@
 //! ```
 
 mod accept;
+mod acceptor;
 mod activity;
 mod admission;
 mod certificates;
@@ -69,9 +71,11 @@ use http::{Request, Response};
 use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 pub(crate) use self::accept::accept;
+use self::acceptor::{Acceptor, Stop};
 pub(crate) use self::admission::{Admission, Admitted};
 pub use self::certificates::{CertificateError, Certificates};
 pub(crate) use self::connection::Connections;
@@ -79,7 +83,7 @@ use self::lifetime::Draining;
 pub use self::limits::{Drain, HalfClose, Limits, Timers};
 pub use self::listen::{bind, bind_shared};
 pub(crate) use self::refusal::Words;
-use self::worker::Accepted;
+use self::worker::Source;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::shutdown::Signal;
 
@@ -155,7 +159,7 @@ pub(crate) async fn serve_stream<I, S, B>(
 ///
 /// # Errors
 ///
-/// When a worker thread cannot be started.
+/// When a worker thread cannot be started, and when the one that accepts has died.
 pub async fn serve<M, C, S, B>(
     listener: TcpListener,
     options: Options,
@@ -174,60 +178,45 @@ where
 {
     let make = Arc::new(make);
     let draining = Arc::<Draining>::default();
-    let mut workers = Vec::with_capacity(options.workers.get());
-    for index in 0..options.workers.get() {
-        let counters = metrics.worker(index);
-        workers.push(worker::spawn(
+    let spawn = |index, source| {
+        worker::spawn(
             index,
-            counters,
+            source,
+            metrics.worker(index),
             options.clone(),
             Arc::clone(&draining),
             Arc::clone(&make),
-        )?);
-    }
-
-    let connections = options.limits.connections.unwrap_or(Limits::CONNECTIONS);
-    let admission = Admission::new(connections, options.limits.client_connections);
-    let refused = metrics.refused_connections();
-    let mut turn = 0_usize;
-    let stop = async {
-        signal.begun().await;
-        tokio::time::sleep(options.drain.delay).await;
-        // Before the listener closes: whoever has seen that hears from every answer that it is the
-        // last one.
-        draining.begin();
+        )
     };
-    accept(listener, stop, &metrics, |stream, client| {
-        let beyond = admission.beyond(client.ip());
-        if let Some(limit) = beyond {
-            refused.limit_reached(limit);
-        }
-        let place = admission.admit(client.ip(), beyond.is_some());
-        let (Some(place), Ok(stream)) = (place, stream.into_std()) else {
-            return;
-        };
-        let mut accepted = Accepted {
-            stream,
-            client,
-            place,
-        };
-        // A worker that has died takes nothing; the others go on.
-        for _ in 0..workers.len() {
-            let worker = workers.get(turn % workers.len());
-            turn = turn.wrapping_add(1);
-            match worker.map(|worker| worker.give(accepted)) {
-                Some(Err(returned)) => accepted = returned,
-                _ => return,
-            }
-        }
-    })
-    .await;
+    let mut others = Vec::new();
+    let mut drained = Vec::new();
+    for index in 1..options.workers.get() {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        others.push(sender);
+        drained.push(spawn(index, Source::Given(receiver))?);
+    }
+    let (_wanted, wanted) = oneshot::channel();
+    let connections = options.limits.connections.unwrap_or(Limits::CONNECTIONS);
+    let acceptor = Acceptor {
+        admission: Admission::new(connections, options.limits.client_connections),
+        refused: metrics.refused_connections(),
+        metrics: Arc::clone(&metrics),
+        others,
+        stop: Stop {
+            signal,
+            delay: options.drain.delay,
+            draining: Arc::clone(&draining),
+            wanted,
+        },
+    };
+    let accepts = Source::Accepts(listener.into_std()?, Box::new(acceptor));
 
-    let mut abandoned = 0;
     // All of them drain at once; only the waiting is one after the other.
-    let draining: Vec<_> = workers.into_iter().map(worker::Worker::drain).collect();
-    for draining in draining {
-        abandoned += draining.await;
+    let mut abandoned = spawn(0, accepts)?
+        .await
+        .map_err(|_gone| io::Error::other("the worker that accepts connections has died"))?;
+    for drained in drained {
+        abandoned += drained.await.unwrap_or_default();
     }
     Ok(Drained { abandoned })
 }

@@ -21,13 +21,19 @@
 //! A request that may become a tunnel (`CONNECT`, or with an `Upgrade` that can) is the last one that is
 //! read this way, since what follows may be anything. `Exchange` sees to it that it is the last one on its
 //! connection, too.
+//!
+//! It also sees that a client wants no more than this answer, and has sent all of what it asks: then nothing
+//! can come that would have to be read before its connection is closed.
 
 use std::io;
 use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
 
 /// What hyper reads in the place of a head that is refused: a NUL is in no head, and a head that has
 /// ended is looked at.
@@ -45,6 +51,7 @@ pub(super) struct Strict<I> {
     io: I,
     reader: Reader,
     end: Option<End>,
+    activity: Arc<Activity>,
 }
 
 /// How a stream ends in which something was refused.
@@ -56,11 +63,12 @@ enum End {
 }
 
 impl<I> Strict<I> {
-    pub(super) fn new(io: I) -> Self {
+    pub(super) fn new(io: I, activity: Arc<Activity>) -> Self {
         Self {
             io,
             reader: Reader::default(),
             end: None,
+            activity,
         }
     }
 }
@@ -119,6 +127,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.end.is_none() && self.reader.is_over() {
+            self.activity.has_all();
+        }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
@@ -153,6 +164,8 @@ struct Reader {
     length: usize,
     /// Whether the last byte was the CR of a line.
     cr: bool,
+    /// Whether the client has said that the request before is its last one (RFC 9112, section 9.6).
+    is_last: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -178,12 +191,19 @@ struct Head {
     is_h2c: bool,
     content_length: Option<u64>,
     is_chunked: bool,
+    is_last: bool,
 }
 
 /// That something is not as it has to be.
 struct Malformed;
 
 impl Reader {
+    /// Whether all of the client's last request has come, and nothing behind it.
+    fn is_over(&self) -> bool {
+        let is_between = self.state == State::Head && !self.head.has_begun;
+        self.is_last && is_between && self.length == 0 && !self.cr
+    }
+
     /// Looks at what comes next.
     fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let mut rest = bytes;
@@ -291,7 +311,11 @@ impl Reader {
                 self.head.take(line, is_cut)?;
                 State::Head
             }
-            State::Head => mem::take(&mut self.head).body()?,
+            State::Head => {
+                let head = mem::take(&mut self.head);
+                self.is_last = head.is_last;
+                head.body()?
+            }
             State::Size => match chunk_size(line)? {
                 0 => State::Trailers,
                 size => State::Data(size),
@@ -339,6 +363,9 @@ impl Head {
                 return Err(Malformed);
             }
             self.is_chunked = true;
+        } else if let Some(value) = value_of(line, b"connection") {
+            // Said in another way, it is not seen here, and costs no more than the wait for the client.
+            self.is_last = value.eq_ignore_ascii_case(b"close");
         }
         Ok(())
     }
@@ -414,16 +441,24 @@ fn is_control(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::metrics::Metrics;
+
+    fn activity() -> Arc<Activity> {
+        let open = Metrics::new("test", 1).admin_connections().opened();
+        Activity::new(open.into(), Arc::default(), watch::channel(()).1)
+    }
 
     /// What a reader gets of `sent`, when it comes in two pieces, and whether the end is an error.
     async fn read_in_two(sent: &[u8], cut: usize) -> (Vec<u8>, bool) {
         let (one, two) = sent.split_at(cut);
         let io = tokio_test_io(one, two);
         let mut read = Vec::new();
-        let failed = Strict::new(io).read_to_end(&mut read).await.is_err();
+        let mut strict = Strict::new(io, activity());
+        let failed = strict.read_to_end(&mut read).await.is_err();
         (read, failed)
     }
 
@@ -548,6 +583,44 @@ mod tests {
                 &format!("POST / HTTP/1.1\r\n{field}\r\n"),
             )
             .await;
+        }
+    }
+
+    /// Whether something may come behind `sent`, once its answer is written.
+    async fn expects_more(sent: &str) -> bool {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let activity = activity();
+        let mut strict = Strict::new(server, Arc::clone(&activity));
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let mut read = vec![0; sent.len()];
+        strict.read_exact(&mut read).await.unwrap();
+        strict.shutdown().await.unwrap();
+        activity.expects_more()
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_behind_the_whole_of_a_last_request() {
+        let last = "GET / HTTP/1.1\r\nConnection: Close\r\n\r\n";
+        let body = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 5\r\n\r\n";
+        let chunked = CHUNKED.replacen("Transfer", "Connection: close\r\nTransfer", 1);
+        for all in [
+            last.to_owned(),
+            format!("{GET}{last}"),
+            format!("{body}12345"),
+            format!("{chunked}0\r\n\r\n"),
+        ] {
+            assert!(!expects_more(&all).await, "{all:?}");
+        }
+        for some in [
+            GET.to_owned(),
+            body.to_owned(),
+            format!("{body}1234"),
+            format!("{chunked}0\r\n"),
+            format!("{last}G"),
+            format!("{last}\r"),
+            format!("{last}{GET}"),
+        ] {
+            assert!(expects_more(&some).await, "{some:?}");
         }
     }
 

@@ -7,9 +7,11 @@
 //!
 //! And it closes as RFC 9112 has it, section 9.6: the system resets a connection that is closed with
 //! something unread on it, and the client may lose the answer that says why. So what still comes after
-//! the last answer is read and thrown away, until the client has closed too, or for [`LINGER`].
+//! the last answer is read and thrown away, until the client has closed too, or for [`LINGER`]. A client that
+//! asked for the connection to be closed sends nothing more, and is not waited for.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,6 +24,8 @@ use super::activity::{Activity, Version};
 use super::sent::Sent;
 use crate::metrics::Limit;
 
+/// What is read at first, most often a head.
+const FIRST_READ: usize = 2048;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a client may take to see that its connection has ended.
@@ -33,9 +37,8 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Watched<I> {
     io: I,
     activity: Arc<Activity>,
-    /// What was read to find out the version, and how much of it there is.
-    start: [u8; PREFACE.len()],
-    filled: usize,
+    /// What was read to find out the version: most often all of the first head.
+    start: Vec<u8>,
     /// How much of that has been read again.
     read: usize,
     /// What of HTTP/2 has been sent.
@@ -49,8 +52,7 @@ impl<I> Watched<I> {
         Self {
             io,
             activity,
-            start: [0; PREFACE.len()],
-            filled: 0,
+            start: Vec::new(),
             read: 0,
             sent: Sent::default(),
             lingering: None,
@@ -61,20 +63,20 @@ impl<I> Watched<I> {
 impl<I: AsyncRead + Unpin> Watched<I> {
     /// Reads until it is known which HTTP this is; once, before anything else is read.
     pub(super) fn poll_version(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Version>> {
+        let mut room = [MaybeUninit::uninit(); FIRST_READ];
         loop {
-            let mut buf = ReadBuf::new(&mut self.start);
-            buf.advance(self.filled);
+            let mut buf = ReadBuf::uninit(&mut room);
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
-            let before = std::mem::replace(&mut self.filled, buf.filled().len());
-            let start = buf.filled();
-            if start.len() == before || !PREFACE.starts_with(start) {
-                self.activity.received(start.len());
-                self.activity.speaks(Version::Http1);
-                return Poll::Ready(Ok(Version::Http1));
-            }
-            if start.len() == PREFACE.len() {
+            let new = buf.filled();
+            self.start.extend_from_slice(new);
+            if self.start.starts_with(PREFACE) {
                 self.activity.speaks(Version::Http2);
                 return Poll::Ready(Ok(Version::Http2));
+            }
+            if new.is_empty() || !PREFACE.starts_with(&self.start) {
+                self.activity.received(self.start.len());
+                self.activity.speaks(Version::Http1);
+                return Poll::Ready(Ok(Version::Http1));
             }
         }
     }
@@ -117,7 +119,7 @@ impl<I: AsyncRead + Unpin> Watched<I> {
 
     /// What was read too early.
     fn start(&self) -> &[u8] {
-        self.start.get(self.read..self.filled).unwrap_or_default()
+        self.start.get(self.read..).unwrap_or_default()
     }
 }
 
@@ -134,6 +136,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
             let (now, _later) = start.split_at(start.len().min(buf.remaining()));
             buf.put_slice(now);
             this.read += now.len();
+            if this.read == this.start.len() {
+                (this.start, this.read) = (Vec::new(), 0);
+            }
             if buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -183,7 +188,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
             // The other half goes on.
             return Poll::Ready(Ok(()));
         }
-        self.poll_linger(cx).map(Ok)
+        if self.activity.expects_more() {
+            return self.poll_linger(cx).map(Ok);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(
@@ -311,6 +319,15 @@ mod tests {
         let began = Instant::now();
         server.shutdown().await.unwrap();
         assert_eq!(began.elapsed(), LINGER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_more_is_not_waited_for() {
+        let (_client, mut server) = watched();
+        let began = Instant::now();
+        server.activity.has_all();
+        server.shutdown().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -98,16 +98,20 @@ async fn every_answer_after_the_listener_has_closed_says_that_it_is_the_last() {
     let (trigger, signal) = shutdown::channel();
     let (entered, has_entered) = oneshot::channel();
     let (release, released) = std::sync::mpsc::channel();
-    // It holds up the thread of its worker, which has no turn then to be told anything.
+    // It holds up the thread of the second worker, which has no turn then to be told anything.
     let step = Mutex::new(Some((entered, released)));
     let answer = Arc::new(move || {
+        if std::thread::current().name() == Some("worker-0") {
+            return Response::new(String::new());
+        }
         let (entered, released) = step.lock().unwrap().take().unwrap();
         entered.send(()).unwrap();
         released.recv().unwrap();
         Response::new(String::new())
     });
-    let options = server::Options::default();
-    let metrics = Metrics::new("test", 1);
+    let mut options = server::Options::default();
+    options.workers = 2.try_into().unwrap();
+    let metrics = Metrics::new("test", 2);
     let serving = server::serve(listener, options, metrics, signal, move |_worker| {
         let answer = Arc::clone(&answer);
         move |_client| {
@@ -118,6 +122,7 @@ async fn every_answer_after_the_listener_has_closed_says_that_it_is_the_last() {
         }
     });
     let serving = tokio::spawn(serving);
+    Client::get(address, "/").send().await;
     let asked = tokio::spawn(Client::get(address, "/").send());
     has_entered.await.unwrap();
     trigger.shut_down();
