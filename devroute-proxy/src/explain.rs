@@ -366,7 +366,7 @@ mod tests {
         let text = explain(r#"{"foo":"192.168.10.20_9001"}"#).err().unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let column = lines[2].find('^').unwrap();
-        assert_eq!(&lines[1][column..=column], r#"""#, "{text}");
+        assert_eq!(lines[1].get(column..=column), Some(r#"""#), "{text}");
         let long = format!(r#"{{"{}":"10.0.0.1:1", 7}}"#, "a".repeat(200));
         let text = explain(&long).err().unwrap();
         let lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();

@@ -225,8 +225,8 @@ mod tests {
             (&["head", "", "body"], vec![8]),
             (&["head"], vec![4]),
             (&[], vec![0]),
-            (&[&long[4..], "body"], vec![JOINED]),
-            (&["head", &long[3..]], vec![4, JOINED - 3]),
+            (&[long.split_at(4).1, "body"], vec![JOINED]),
+            (&["head", long.split_at(3).1], vec![4, JOINED - 3]),
             (&["head", &long], vec![4, JOINED]),
         ] {
             let slices: Vec<_> = bufs.iter().map(|it| IoSlice::new(it.as_bytes())).collect();

@@ -239,7 +239,7 @@ async fn exchange(address: SocketAddr, sent: &[u8], end: &End) -> Result<Vec<u16
 /// The statuses of the answers in `text`, but those before the last one of each.
 fn statuses(text: &str) -> Vec<u16> {
     text.match_indices("HTTP/1.1 ")
-        .filter_map(|(at, start)| text[at + start.len()..].get(..3)?.parse().ok())
+        .filter_map(|(at, start)| text.get(at + start.len()..)?.get(..3)?.parse().ok())
         .filter(|status| *status >= 200)
         .collect()
 }

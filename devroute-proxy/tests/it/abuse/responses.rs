@@ -111,7 +111,7 @@ async fn read(stream: &mut TcpStream, to_head: bool) -> Result<Answer, String> {
         }
     };
     let head = head.to_lowercase();
-    let status = head[9..12].parse().unwrap();
+    let status = head.get(9..12).unwrap().parse().unwrap();
     let fields: Vec<(&str, &str)> = head
         .lines()
         .skip(1)
