@@ -29,6 +29,8 @@ use crate::metrics::Limit;
 
 /// What a connection that is one too many gets for the head of its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most that is read of a body at a time, where it comes so fast.
+const LARGEST_READ: usize = 256 * 1024;
 /// The least that hyper takes for a head.
 const LEAST_HEAD: u32 = 8 * 1024;
 
@@ -163,9 +165,9 @@ impl Builders {
         http1
             .header_read_timeout(None)
             .half_close(options.half_close == HalfClose::Keep)
-            // A buffer grows by doubling, so its size alone would let in twice as much.
             .max_header_size(most)
-            .max_buf_size(most);
+            // For bodies: the more is read at a time, the less often a long one goes through the system.
+            .max_buf_size(most.max(LARGEST_READ));
         if limits.headers != Limits::HEADERS {
             // Not for the default, which hyper keeps on the stack.
             http1.max_headers(limits.headers);
