@@ -206,28 +206,38 @@ fn words(reason: Refused) -> Words {
 
 /// Whether it can be a host with or without a port; an empty one can (RFC 9110, section 7.2).
 ///
-/// By its characters only: what is behind knows which hosts there are.
+/// By its characters only: what is behind knows which hosts there are. Brackets are around an address of IPv6, and
+/// nowhere else (RFC 3986, section 3.2.2).
 fn is_host(host: &[u8]) -> bool {
-    let (host, port) = match host.iter().position(|byte| *byte == b']') {
-        Some(end) => host.split_at(end + 1),
-        None => host.split_at(
-            host.iter()
-                .position(|byte| *byte == b':')
-                .unwrap_or(host.len()),
-        ),
+    let end = |of: &[u8], byte: u8| of.iter().position(|it| *it == byte);
+    let (name, port, is_literal) = match host.strip_prefix(b"[") {
+        Some(literal) => {
+            let (name, behind) = literal.split_at(end(literal, b']').unwrap_or(0));
+            match behind.strip_prefix(b"]") {
+                Some(port) if !name.is_empty() => (name, port, true),
+                _ => return false,
+            }
+        }
+        None => {
+            let (name, port) = host.split_at(end(host, b':').unwrap_or(host.len()));
+            (name, port, false)
+        }
     };
     let is_port = match port {
         [] => true,
         [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    is_port && host.iter().all(|byte| is_of_host(*byte))
+    is_port
+        && name
+            .iter()
+            .all(|byte| is_of_host(*byte) || (is_literal && *byte == b':'))
 }
 
 fn is_of_host(byte: u8) -> bool {
     matches!(
         byte,
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'[' | b']' | b':'
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
             // unreserved, pct-encoded and sub-delims of RFC 3986, section 3.2.2
             | b'-' | b'.' | b'_' | b'~' | b'%'
             | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
@@ -321,7 +331,13 @@ mod tests {
 
     #[test]
     fn a_request_has_one_host() {
-        for hosts in [&["foo"][..], &["foo.svc:8080"], &["[::1]:80"], &[""]] {
+        for hosts in [
+            &["foo"][..],
+            &["foo.svc:8080"],
+            &["[::1]:80"],
+            &["[::1]"],
+            &[""],
+        ] {
             assert!(
                 check(&request("/", hosts, Version::HTTP_11)).is_ok(),
                 "{hosts:?}"
@@ -337,6 +353,12 @@ mod tests {
             (&["a:b"], Refused::MalformedHost),
             (&["a:1:2"], Refused::MalformedHost),
             (&["[::1]x"], Refused::MalformedHost),
+            (&["[::1"], Refused::MalformedHost),
+            (&["::1]"], Refused::MalformedHost),
+            (&["[[::1]]"], Refused::MalformedHost),
+            (&["[]"], Refused::MalformedHost),
+            (&["foo["], Refused::MalformedHost),
+            (&["[foo"], Refused::MalformedHost),
         ] {
             let checked = check(&request("/", hosts, Version::HTTP_11));
             assert_eq!(checked, Err(reason), "{hosts:?}");

@@ -137,6 +137,10 @@ async fn record(mut stream: TcpStream) -> Vec<u8> {
         all.extend_from_slice(&unread[before..]);
         let reading = reader::read(&unread);
         unread.drain(..reading.length);
+        if matches!(&reading.end, End::BadHead | End::BadBody(_)) {
+            // Whoever waits for an answer to that is not kept: it is judged.
+            return all;
+        }
         if matches!(&reading.end, End::Incomplete(Some(it)) if !it.all("expect").is_empty()) {
             let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
         }
