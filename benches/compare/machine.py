@@ -46,6 +46,20 @@ def cpu(pid):
     return sum(threads(pid).values())
 
 
+def ticks(pid):
+    """What a process has taken so far, of itself and of the system, in the ticks of its clock."""
+    own = system = 0
+    for process in tree(pid):
+        try:
+            with open(f"/proc/{process}/stat") as stat:
+                # Behind the name, which may have anything in it.
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        own, system = own + int(fields[11]), system + int(fields[12])
+    return own, system
+
+
 def memory(pid, what):
     """`VmHWM`, the peak, or `VmRSS`, what is resident now, in KiB."""
     total = 0

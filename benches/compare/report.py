@@ -30,6 +30,12 @@ def table(summary):
         heads.append(cell["figure"])
         if compared:
             heads.append(f"of {PLAIN[to].split(',')[0]}'s")
+    # Where it is CPU time, and enough of it to tell.
+    rows = summary["rows"]
+    is_cpu = bool(rows) and rows[0]["cells"][0]["figure"].startswith("CPU")
+    is_split = is_cpu and all(row["system"] for row in rows)
+    if is_split:
+        heads.append("the system's part")
     lines = [f"### {summary['title']}", "", "| | " + " | ".join(heads) + " |"]
     lines.append("|---" * (len(heads) + 1) + "|")
     for row in summary["rows"]:
@@ -38,6 +44,8 @@ def table(summary):
             cells.append(number(cell["median"]))
             if compared:
                 cells.append(proportion(cell))
+        if is_split:
+            cells.append(f"{row['system']:.0%}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ class Scenario:
     title = ""
     # The figures that `measure` gives, in their order.
     figures = ()
-    peers = ("devroute", "hyper", "haproxy", "haproxy-tcp", "nginx", "envoy", "reference")
+    peers = ("devroute", "hyper", "haproxy", "haproxy-tcp", "nginx", "envoy")
     # Whose figure the others are put in proportion to.
     to = "haproxy"
     rounds = True
