@@ -53,6 +53,7 @@ mod refusal;
 mod sent;
 mod stream;
 mod strict;
+mod too_large;
 mod watched;
 mod worker;
 

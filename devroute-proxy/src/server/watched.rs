@@ -111,6 +111,9 @@ impl<I: AsyncRead + Unpin> Watched<I> {
             for _ in 0..refused.floods {
                 self.activity.open().limit_reached(Limit::Flood);
             }
+            for _ in 0..refused.heads {
+                self.activity.open().limit_reached(Limit::Head);
+            }
             if count == 0 {
                 return;
             }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use devroute_proxy::config::ListenerTls;
 use devroute_proxy::server;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::tls::{Authority, directory};
-use crate::support::{Client, PATIENCE, Server, router, sidecar, until};
+use crate::support::{ANY, Client, PATIENCE, Server, router, sidecar, until};
 
 const OPEN: &str = r#"devroute_open_connections{listener="proxy"}"#;
 const HEAD_LIMIT: &str = r#"devroute_limits_reached_total{limit="head"}"#;
@@ -87,10 +87,115 @@ async fn a_head_has_a_size() {
     // Far more than is read before the answer, which arrives all the same.
     assert_eq!(sized(1024 * 1024).send().await.status, large);
     until("it is counted", async || {
-        proxy.sample(HEAD_LIMIT).await == 2.0
+        proxy.sample(HEAD_LIMIT).await == 3.0
     })
     .await;
     assert_eq!(baseline.seen().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_431_of_http_2_is_counted_and_what_looks_like_it_is_not() {
+    // Answers whose last frame is one field, as the 431 is.
+    let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n\
+                   0\r\ngrpc-status: 0\r\n\r\n";
+    let baseline = TcpListener::bind(ANY).await.unwrap();
+    let address = baseline.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = baseline.accept().await {
+            tokio::spawn(async move {
+                let mut read = Vec::new();
+                while let Ok(byte) = stream.read_u8().await {
+                    read.push(byte);
+                    if read.ends_with(b"hello") {
+                        stream.write_all(answer).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let proxy = sidecar(address, |config| {
+        config.process.limits.head_size = 16 * 1024;
+        config.process.limits.headers = 20;
+    })
+    .await;
+    let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async |request: http::request::Builder| {
+        let request = request.uri("http://foo/").header("te", "trailers");
+        let request = request.body(Full::new(Bytes::from("hello"))).unwrap();
+        client.ready().await.unwrap();
+        let (head, body) = client.send_request(request).await.unwrap().into_parts();
+        (head.status.as_u16(), body.collect().await.unwrap())
+    };
+    let large = |method: &str| {
+        let value = "x".repeat(17 * 1024);
+        Request::builder().method(method).header("x-large", value)
+    };
+    let many = || {
+        let request = Request::builder();
+        (0..25).fold(request, |request, index| {
+            request.header(format!("x-{index}"), "x")
+        })
+    };
+    for round in 1..=3 {
+        for method in ["GET", "POST"] {
+            let (status, body) = ask(large(method)).await;
+            assert_eq!((status, body.to_bytes()), (431, Bytes::new()));
+            let (status, body) = ask(Request::builder()).await;
+            assert_eq!(status, 200);
+            assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+        }
+        // The one with a body, which is counted where it is made.
+        let (status, body) = ask(many()).await;
+        assert_eq!(status, 431);
+        assert!(!body.to_bytes().is_empty());
+        until("all of them are counted", async || {
+            proxy.sample(HEAD_LIMIT).await == f64::from(3 * round)
+        })
+        .await;
+    }
+    assert_eq!(proxy.sample(FLOOD_LIMIT).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_of_http_2_that_is_not_worth_reading_on_is_counted_once() {
+    let proxy = router(|config| config.process.limits.head_size = 16 * 1024).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // A field of 17 KiB, and behind it one of two megabytes: HEADERS, and CONTINUATION until the end.
+    let mut block = [&[0, 1, b'a', 0x7f, 0x81, 0x87, 1][..], &[b'x'; 17_408]].concat();
+    block.resize(17_408 + 7, b'x');
+    block.extend([0, 1, b'b', 0x7f, 0x81, 0x87, 0x7a]);
+    block.resize(100_000, b'x');
+    for (index, piece) in block.chunks(10_000).enumerate() {
+        let length = u32::try_from(piece.len()).unwrap().to_be_bytes();
+        let kind = if index == 0 { 1 } else { 9 };
+        sent.extend([length[1], length[2], length[3], kind, 0, 0, 0, 0, 1]);
+        sent.extend(piece);
+    }
+    client.write_all(&sent).await.unwrap();
+    let closed = tokio::time::timeout(PATIENCE, client.read_to_end(&mut Vec::new())).await;
+    closed.expect("it is closed").unwrap();
+    until("it is counted", async || {
+        proxy.sample(HEAD_LIMIT).await == 1.0
+    })
+    .await;
+
+    // What cannot be decoded is no head that is too large.
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    sent.extend([0, 0, 1, 1, 5, 0, 0, 0, 1, 0xff]);
+    client.write_all(&sent).await.unwrap();
+    let closed = tokio::time::timeout(PATIENCE, client.read_to_end(&mut Vec::new())).await;
+    closed.expect("it is closed").unwrap();
+    until("the connection has gone", async || {
+        proxy.sample(OPEN).await == 0.0
+    })
+    .await;
+    assert_eq!(proxy.sample(HEAD_LIMIT).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +304,11 @@ async fn a_stream_too_many_is_refused_to_a_client_that_does_not_count() {
     let refusal = tokio::time::timeout(PATIENCE, reading).await;
     refusal.expect("it is refused");
     assert_eq!(baseline.seen().len(), 1);
-    assert_eq!(proxy.sample(STREAM_LIMIT).await, 1.0);
+    // By the one who has sent it, and behind that.
+    until("it is counted", async || {
+        proxy.sample(STREAM_LIMIT).await == 1.0
+    })
+    .await;
     assert_eq!(proxy.sample(FLOOD_LIMIT).await, 0.0);
 }
 
