@@ -231,3 +231,26 @@ pub(super) async fn hpack(ground: Ground, index: usize) -> Result {
     }
     Ok(())
 }
+
+/// Lists that are larger than they may be, and not by so much that the connection is ended for it.
+pub(super) async fn large_lists(ground: Ground, _index: usize) -> Result {
+    let mut raw = Raw::open(&ground, &[]).await?;
+    for number in 0.. {
+        let mut list = block("GET", "/");
+        // `x` with 3,000 bytes, not to be put into the table, 30 times.
+        for _ in 0..30 {
+            list.extend([0, 1, b'x', 0x7f, 0xb9, 0x16]);
+            list.extend([b'x'; 3000]);
+        }
+        let pieces: Vec<&[u8]> = list.chunks(16_000).collect();
+        let (first, others) = pieces.split_first().unwrap();
+        let mut bytes = frame(HEADERS, END_STREAM, id(number), first);
+        for (index, piece) in others.iter().enumerate() {
+            let is_last = index + 1 == others.len();
+            let flags = if is_last { END_HEADERS } else { 0 };
+            bytes.extend(frame(CONTINUATION, flags, id(number), piece));
+        }
+        raw.burst(&ground, 1, &bytes).await?;
+    }
+    Ok(())
+}

@@ -20,6 +20,8 @@ pub(super) struct Says {
     then: Vec<u8>,
     pause: Duration,
     is_http2: bool,
+    /// Whether the connection is reset behind what is said first.
+    resets: bool,
 }
 
 impl Says {
@@ -29,6 +31,7 @@ impl Says {
             then: then.repeat(1000).into_bytes(),
             pause: pace(10),
             is_http2: false,
+            resets: false,
         }
     }
 
@@ -38,6 +41,7 @@ impl Says {
             then: then.repeat(100),
             pause: pace(10),
             is_http2: true,
+            resets: false,
         }
     }
 
@@ -47,6 +51,7 @@ impl Says {
             then: b"x".into(),
             pause: Duration::from_millis(50),
             is_http2: false,
+            resets: false,
         }
     }
 
@@ -87,6 +92,28 @@ impl Says {
         Self::http2([answer, reset.clone()].concat(), &reset)
     }
 
+    /// A reset of TCP behind `first`, or right behind the accept where it is empty.
+    fn reset_behind(first: &str) -> Self {
+        Self {
+            resets: true,
+            ..Self::http1(first, "")
+        }
+    }
+
+    pub(super) fn reset_first() -> Self {
+        Self::reset_behind("")
+    }
+
+    pub(super) fn reset_head() -> Self {
+        Self::reset_behind("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+    }
+
+    pub(super) fn reset_body() -> Self {
+        let body = "x".repeat(500);
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
+        Self::reset_behind(&format!("{head}{body}"))
+    }
+
     pub(super) fn empty_data() -> Self {
         let answer = frame(HEADERS, END_HEADERS, 1, &[0x88]);
         Self::http2(answer, &frame(DATA, 0, 1, &[]))
@@ -114,6 +141,13 @@ impl Says {
     }
 
     async fn answer(self, mut stream: TcpStream) -> std::io::Result<()> {
+        if self.resets {
+            // A socket that is closed so sends no FIN.
+            stream.set_zero_linger()?;
+            if self.first.is_empty() {
+                return Ok(());
+            }
+        }
         if self.is_http2 {
             let mut preface = [0; PREFACE.len()];
             stream.read_exact(&mut preface).await?;
@@ -124,6 +158,11 @@ impl Says {
             let _ = stream.read(&mut [0; 4096]).await?;
         }
         stream.write_all(&self.first).await?;
+        if self.resets {
+            // For what was said to arrive first.
+            sleep(self.pause).await;
+            return Ok(());
+        }
         loop {
             sleep(self.pause).await;
             if self.then.is_empty() {

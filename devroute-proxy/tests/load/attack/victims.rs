@@ -49,10 +49,10 @@ impl Times {
         }
     }
 
-    /// Takes what there is so far: how many were answered, the 99th percentile, and the failures.
+    /// Takes what there is so far.
     ///
     /// What is still awaited counts with the time that it has taken: who waits longest is not left out.
-    pub(super) fn take(&self) -> (usize, Duration, Vec<String>) {
+    pub(super) fn take(&self) -> Taken {
         let mut measured = self.0.lock().unwrap();
         let mut times = std::mem::take(&mut measured.times);
         let failures = std::mem::take(&mut measured.failures);
@@ -61,9 +61,23 @@ impl Times {
         drop(measured);
         times.sort_unstable();
         let at = (times.len() * 99).div_ceil(100).saturating_sub(1);
-        let p99 = times.get(at).copied().unwrap_or(Duration::MAX);
-        (answered, p99, failures)
+        Taken {
+            answered,
+            p99: times.get(at).copied().unwrap_or(Duration::MAX),
+            longest: times.last().copied().unwrap_or_default(),
+            failures,
+        }
     }
+}
+
+/// What was measured in a while.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// How many requests were answered.
+    pub(super) answered: usize,
+    pub(super) p99: Duration,
+    pub(super) longest: Duration,
+    pub(super) failures: Vec<String>,
 }
 
 /// The victims of two proxies, until it is dropped.
