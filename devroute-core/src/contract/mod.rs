@@ -185,6 +185,10 @@ impl Contract {
     fn spell_anew(bytes: &[u8]) -> Result<Self, ContractError> {
         let text = String::from_utf8_lossy(bytes);
         let spelled = text::compact(&text).into_owned();
+        if spelled.len() > parse::MAX_BYTES {
+            // No byte of what was received is the one too many.
+            return Err(ContractError::new(ContractErrorKind::TooLong));
+        }
         parse::parse(spelled.as_bytes(), &mut ())?;
         match HeaderValue::try_from(spelled) {
             Ok(value) => Ok(Self { value }),
@@ -421,6 +425,7 @@ mod tests {
         let text = format!("{{\"$x\":\"{}\"}}", "\u{7f}".repeat(2000));
         let error = Contract::parse(text.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), ContractErrorKind::TooLong);
+        assert_eq!(error.offset(), None, "of {} bytes", text.len());
     }
 
     #[test]

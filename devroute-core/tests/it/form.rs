@@ -65,6 +65,33 @@ fn rule_01_the_model_agrees_with_every_vector() {
     }
 }
 
+/// To the byte: of DEL six are made, of a letter beyond ASCII too, and of a blank between tokens none.
+#[test]
+fn rule_01_what_is_spelled_anew_has_to_fit() {
+    for (special, longer) in [
+        ("\u{7f}", 5),
+        ("\u{7f}\u{7f}\u{7f}", 15),
+        ("\u{7f}\u{e9}", 9),
+        ("\u{7f}% +\\\"", 20),
+    ] {
+        for blank in ["", "\n", " \t"] {
+            for room in [0, 1] {
+                let around = format!("{{{blank}\"$x\":\"{special}\"}}");
+                let spelled = around.len() - blank.len() + longer;
+                let text = format!("a{}", "a".repeat(8192 - spelled - room));
+                let text = around.replace(special, &format!("{special}{text}"));
+                let parsed = Contract::parse(text.as_bytes());
+                assert_eq!(
+                    parsed.is_ok(),
+                    room == 1,
+                    "{special:?} {blank:?}: {parsed:?}"
+                );
+                assert_eq!(model::read(text.as_bytes()).is_some(), room == 1);
+            }
+        }
+    }
+}
+
 /// JSONTestSuite: what no reader of JSON may take is malformed, and every string that all must take is a value.
 #[test]
 fn rule_01_json_is_read_as_the_json_test_suite_says() {

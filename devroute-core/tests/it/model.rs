@@ -18,7 +18,29 @@ pub(crate) fn read(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
         Some(rest) => is_word(rest, 253),
         None => is_word(name, 253) && is_target(value),
     };
-    (members.len() <= 64 && members.iter().all(is_well_formed)).then_some(members)
+    let is_well_formed = members.len() <= 64 && members.iter().all(is_well_formed);
+    (is_well_formed && fits(std::str::from_utf8(bytes).ok()?)).then_some(members)
+}
+
+/// Whether a contract can be a field value as it is, or fits into one when it is spelled anew (rule 1).
+fn fits(text: &str) -> bool {
+    if !text.trim().contains(['\r', '\n', '\x7f']) {
+        return true;
+    }
+    // Every second part is a string, once what is escaped holds no quote.
+    let no_escaped_quotes = text.replace(r"\\", "__").replace(r#"\""#, "__");
+    let length = |(place, part): (usize, &str)| -> usize {
+        let of_character = |c: char| match c {
+            _ if place % 2 == 0 => usize::from(!c.is_ascii_whitespace()),
+            ' ' | '%' | '+' | '\x7f' => 6,
+            _ if c.is_ascii() => 1,
+            _ => 6 * c.len_utf16(),
+        };
+        part.chars().map(of_character).sum()
+    };
+    let parts: Vec<&str> = no_escaped_quotes.split('"').collect();
+    let quotes = parts.len() - 1;
+    parts.into_iter().enumerate().map(length).sum::<usize>() + quotes <= 8192
 }
 
 fn is_word(text: &str, max: usize) -> bool {
