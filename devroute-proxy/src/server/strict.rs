@@ -19,7 +19,7 @@
 //! to anybody. A body breaks off.
 //!
 //! A request that may become a tunnel (`CONNECT`, or with an `Upgrade` that can) is the last one that is
-//! read this way, since what follows may be anything. `Exchange` sees to it that it is the last one on its
+//! read this way, its body included, since what follows may be anything. `Exchange` sees to it that it is the last one on its
 //! connection, too.
 //!
 //! It also sees that a client wants no more than this answer, and has sent all of what it asks: then nothing
@@ -166,6 +166,8 @@ struct Reader {
     cr: bool,
     /// Whether the client has said that the request before is its last one (RFC 9112, section 9.6).
     is_last: bool,
+    /// Whether there may be a tunnel behind the request that is being read.
+    is_tunnel: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -204,6 +206,14 @@ impl Reader {
         self.is_last && is_between && self.length == 0 && !self.cr
     }
 
+    /// What comes behind a request.
+    fn behind(&self) -> State {
+        match self.is_tunnel {
+            true => State::Anything,
+            false => State::Head,
+        }
+    }
+
     /// Looks at what comes next.
     fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let mut rest = bytes;
@@ -219,7 +229,7 @@ impl Reader {
                     if *left == 0 {
                         self.state = match self.state {
                             State::Data(_) => State::DataEnd,
-                            _ => State::Head,
+                            _ => self.behind(),
                         };
                     }
                     good = bytes.len() - rest.len();
@@ -314,7 +324,8 @@ impl Reader {
             State::Head => {
                 let head = mem::take(&mut self.head);
                 self.is_last = head.is_last;
-                head.body()?
+                self.is_tunnel = head.is_connect || (head.is_upgrade && !head.is_h2c);
+                head.body().unwrap_or_else(|| self.behind())
             }
             State::Size => match chunk_size(line)? {
                 0 => State::Trailers,
@@ -322,7 +333,7 @@ impl Reader {
             },
             State::DataEnd if line.is_empty() => State::Size,
             State::DataEnd => return Err(Malformed),
-            State::Trailers if line.is_empty() => State::Head,
+            State::Trailers if line.is_empty() => self.behind(),
             state => state,
         };
         Ok(())
@@ -370,16 +381,16 @@ impl Head {
         Ok(())
     }
 
-    /// What comes behind it.
-    fn body(self) -> Result<State, Malformed> {
-        if self.is_connect || (self.is_upgrade && !self.is_h2c) {
-            return Ok(State::Anything);
+    /// Its body, where it has one.
+    fn body(self) -> Option<State> {
+        if self.is_connect {
+            return None;
         }
-        Ok(match self.content_length {
-            _ if self.is_chunked => State::Size,
-            None | Some(0) => State::Head,
-            Some(length) => State::Body(length),
-        })
+        match self.content_length {
+            _ if self.is_chunked => Some(State::Size),
+            None | Some(0) => None,
+            Some(length) => Some(State::Body(length)),
+        }
     }
 }
 
@@ -663,6 +674,14 @@ mod tests {
             "GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n{bytes}"
         ))
         .await;
+        // Its own body is.
+        let upgrade = CHUNKED.replacen("Transfer", "upgrade: x\r\nTransfer", 1);
+        passes(&format!("{upgrade}2\r\nab\r\n0\r\na: b\r\n\r\n{bytes}")).await;
+        is_no_body(&upgrade, "00000000000000005\r\n").await;
+        is_no_body(&format!("{upgrade}2\r\nab"), "\n").await;
+        is_no_body(&format!("{upgrade}0\r\n"), "a: b\n").await;
+        let upgrade = "POST / HTTP/1.1\r\nupgrade: x\r\ncontent-length: 2\r\n\r\nab";
+        passes(&format!("{upgrade}{bytes}")).await;
         // It never is one.
         is_no_head("GET / HTTP/1.1\r\nupgrade: x, h2c\r\n\r\n", bytes).await;
     }
