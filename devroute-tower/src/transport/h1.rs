@@ -22,6 +22,7 @@ use super::{
     pool::Pool,
     received::{MAX_BEFORE_ANSWER, Metered, Received},
     relay::{Relay, quietly},
+    repeat,
     stream::Stream,
 };
 
@@ -47,16 +48,21 @@ pub(super) struct Failed {
     pub(super) error: Error,
     /// The request, where not a byte of it was sent.
     pub(super) unsent: Option<Box<Request<Body>>>,
-    /// Whether a byte of an answer came.
-    pub(super) was_answered: bool,
+    /// The request, where it was sent and may be sent again: whoever closed the connection has not
+    /// begun to answer.
+    pub(super) again: Option<Box<Request<Body>>>,
 }
 
 impl Failed {
     fn of(error: Error, unsent: Option<Request<Body>>, received: &Received) -> Self {
+        let is_closed = error.kind() == ErrorKind::ConnectionClosed;
+        let may_go_again = unsent.is_none() && is_closed && received.bytes() == 0;
         Self {
             error,
             unsent: unsent.map(Box::new),
-            was_answered: received.bytes() > 0,
+            again: may_go_again
+                .then(|| repeat::request(&received.take_head()))
+                .flatten(),
         }
     }
 }
@@ -121,7 +127,7 @@ impl Connection {
         }
         let sent = request.body_mut().watch();
         let gate = sent.as_ref().and_then(|_| wait_for_100(&mut request));
-        self.received.restart();
+        self.received.restart(repeat::is_repeatable(&request));
         let mut answer = pin!(quietly(|| self.sender.try_send_request(request)));
         let answered = poll_fn(|cx| {
             let _ = self.poll(cx);
@@ -220,7 +226,7 @@ impl Connection {
             open,
             ..
         } = *self;
-        received.restart();
+        received.restart(false);
         let whom = peer.clone();
         let task = tokio::spawn(async move {
             let _open = open;
@@ -237,14 +243,14 @@ impl Connection {
                 Failed {
                     error: Error::exchange(&peer, failed.into_error()),
                     unsent,
-                    was_answered: true,
+                    again: None,
                 }
             })?;
         if !has_one_framing(response.headers()) {
             return Err(Failed {
                 error: Error::of_peer(ErrorKind::Protocol, &peer),
                 unsent: None,
-                was_answered: true,
+                again: None,
             });
         }
         received.has_begun();

@@ -13,7 +13,7 @@ use std::{
 use devroute_core::TargetPolicy;
 use http::{
     Request, Response, Uri, Version,
-    header::{TRANSFER_ENCODING, UPGRADE},
+    header::TRANSFER_ENCODING,
     uri::{Authority, Scheme},
 };
 use http_body::Body as _;
@@ -27,7 +27,7 @@ use super::{
     h1, h2,
     peer::Peer,
     pool::Pool,
-    trailers,
+    repeat, trailers,
 };
 use crate::forward::join_cookies;
 
@@ -309,20 +309,16 @@ impl HttpTransport {
 
     async fn pooled_h1(&self, peer: &Peer, mut request: Request<Body>) -> Pooled {
         while let Some(connection) = self.0.pool.take_h1(peer) {
-            let copy = repeatable(&request);
             let failed = match connection.exchange(request, &self.0.pool).await {
                 Ok(response) => return ControlFlow::Break(Ok(response)),
                 Err(failed) => failed,
             };
-            let is_closed = failed.error.kind() == ErrorKind::ConnectionClosed;
-            match (failed.unsent, copy) {
+            match (failed.unsent, failed.again) {
                 // It was closed after the last look and before the first byte.
                 (Some(unsent), _) => request = *unsent,
-                // It was closed as we wrote: whoever closed it has not begun to answer.
-                (None, Some(copy)) if is_closed && !failed.was_answered => {
-                    return ControlFlow::Continue(*copy);
-                }
-                (None, _) => return ControlFlow::Break(Err(failed.error)),
+                // It was closed as we wrote.
+                (None, Some(again)) => return ControlFlow::Continue(*again),
+                (None, None) => return ControlFlow::Break(Err(failed.error)),
             }
         }
         ControlFlow::Continue(request)
@@ -345,7 +341,7 @@ impl HttpTransport {
         let Some(connection) = self.0.pool.take_h2(peer) else {
             return ControlFlow::Continue(request);
         };
-        let copy = repeatable(&request);
+        let copy = copy(&request);
         let failed = match connection.send(request).await {
             Ok(response) => return ControlFlow::Break(Ok(response)),
             Err(failed) => failed,
@@ -409,13 +405,9 @@ impl Service<Request<Body>> for HttpTransport {
     }
 }
 
-/// A copy of a request that may be sent twice: an idempotent method (RFC 9110, section 9.2.2) and no
-/// body. A pooled connection can be closed just as it is used again, and a client must not notice.
-fn repeatable(request: &Request<Body>) -> Option<Box<Request<Body>>> {
-    let is_repeatable = request.method().is_idempotent()
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(UPGRADE);
-    is_repeatable.then(|| {
+/// A copy of a request that may be sent twice. Over HTTP/1.1 none is needed (`repeat`).
+fn copy(request: &Request<Body>) -> Option<Box<Request<Body>>> {
+    repeat::is_repeatable(request).then(|| {
         let mut copy = Request::new(Body::empty());
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();

@@ -46,6 +46,7 @@ mod peer;
 mod pool;
 mod received;
 mod relay;
+mod repeat;
 mod response;
 mod response_timeout;
 mod slots;

@@ -1,13 +1,16 @@
 //! Measures what arrives on a connection.
 //!
 //! hyper says that an exchange failed, and not whether the other side had begun to answer; and it waits
-//! for an answer however much comes before it. Both are seen where the bytes are.
+//! for an answer however much comes before it. Both are seen where the bytes are. So is the head of a
+//! request, which may have to be sent [again](super::repeat).
 
 use std::{
-    io,
+    fmt,
+    io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -30,6 +33,9 @@ pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 pub(super) trait Meter {
     /// Sees the next bytes. An error ends the connection.
     fn read(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Sees what is about to be written, and may not be taken, or not all of it.
+    fn write(&mut self, _bytes: &[IoSlice<'_>]) {}
 }
 
 /// How many bytes have come since an answer was asked for.
@@ -40,17 +46,49 @@ pub(super) struct Received(Arc<Count>);
 struct Count {
     bytes: AtomicU64,
     is_awaited: AtomicBool,
+    /// Whether what is written next is a head to be kept.
+    keeps_head: AtomicBool,
+    head: Mutex<Head>,
 }
+
+/// A head that went out. It is nobody's business in a log.
+#[derive(Default)]
+struct Head(Vec<u8>);
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Head").field(&self.0.len()).finish()
+    }
+}
+
+/// The room for a head that an idle connection keeps.
+const ROOM: usize = 4096;
 
 impl Received {
     pub(super) fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Begins anew, for an answer whose head is to come.
-    pub(super) fn restart(&self) {
+    /// Begins anew, for an answer whose head is to come, and for a request whose head is kept or not.
+    pub(super) fn restart(&self, keeps_head: bool) {
         self.0.bytes.store(0, Ordering::Relaxed);
         self.0.is_awaited.store(true, Ordering::Relaxed);
+        self.0.keeps_head.store(keeps_head, Ordering::Relaxed);
+        let mut head = self.head();
+        if head.0.capacity() > ROOM {
+            head.0 = Vec::new();
+        }
+        head.0.clear();
+    }
+
+    /// The head that was kept; empty where none was, or nothing was written.
+    pub(super) fn take_head(&self) -> Vec<u8> {
+        mem::take(&mut self.head().0)
+    }
+
+    /// There is no invariant that a panic could break.
+    fn head(&self) -> MutexGuard<'_, Head> {
+        self.0.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The head is there: what comes now is no flood, however much it is.
@@ -67,6 +105,17 @@ impl Meter for Received {
             return Err(io::Error::new(FLOOD, "a flood before the answer"));
         }
         Ok(())
+    }
+
+    fn write(&mut self, bytes: &[IoSlice<'_>]) {
+        // hyper has all of a head before it writes any of it.
+        if self.0.keeps_head.load(Ordering::Relaxed) {
+            self.0.keeps_head.store(false, Ordering::Relaxed);
+            let mut head = self.head();
+            for bytes in bytes {
+                head.0.extend_from_slice(bytes);
+            }
+        }
     }
 }
 
@@ -101,12 +150,13 @@ impl<I: AsyncRead + Unpin, M: Meter + Unpin> AsyncRead for Metered<I, M> {
     }
 }
 
-impl<I: AsyncWrite + Unpin, M: Unpin> AsyncWrite for Metered<I, M> {
+impl<I: AsyncWrite + Unpin, M: Meter + Unpin> AsyncWrite for Metered<I, M> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.meter.write(&[IoSlice::new(buf)]);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -121,8 +171,9 @@ impl<I: AsyncWrite + Unpin, M: Unpin> AsyncWrite for Metered<I, M> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.meter.write(bufs);
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 

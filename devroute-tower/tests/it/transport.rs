@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use axum::{Router, body::Body as AxumBody, extract::Request as AxumRequest};
 use bytes::Bytes;
 use devroute_tower::transport::{Body, ErrorKind, HttpTransport};
-use http::Request;
+use http::{HeaderValue, Request};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use tokio::{
@@ -368,26 +368,24 @@ fn a_transport_outlives_the_runtime_that_swept_it() {
 }
 
 /// A target whose first connection serves one request and is reset as the second comes in; what
-/// arrives on every later one is answered. Returns how many requests were seen.
-async fn resetting() -> (SocketAddr, Arc<AtomicUsize>) {
+/// arrives on every later one is answered. Returns the heads that were seen.
+async fn resetting() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let seen = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&seen);
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let heads = Arc::clone(&seen);
+    let see = move |head| heads.lock().unwrap().push(head);
     tokio::spawn(async move {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
         let (mut first, _) = listener.accept().await.unwrap();
-        read_head(&mut first).await;
-        counter.fetch_add(1, Ordering::SeqCst);
+        see(read_head(&mut first).await);
         first.write_all(answer).await.unwrap();
-        read_head(&mut first).await;
-        counter.fetch_add(1, Ordering::SeqCst);
+        see(read_head(&mut first).await);
         first.set_zero_linger().unwrap();
         drop(first);
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            read_head(&mut stream).await;
-            counter.fetch_add(1, Ordering::SeqCst);
+            see(read_head(&mut stream).await);
             stream.write_all(answer).await.unwrap();
         }
     });
@@ -407,16 +405,23 @@ async fn a_written_request_is_repeated_only_where_that_is_safe() {
         assert_eq!(text(&transport, get(addr)).await, "ok");
         let request = Request::builder()
             .method(method)
-            .uri(format!("http://{addr}/"))
+            .uri(format!("http://{addr}/a%2Fb?c=d"))
+            .header("host", "foo.qa")
+            .header("cookie", "a=1")
+            .header("x-long", "x".repeat(10_000))
+            .header("cookie", "b=2")
+            .header("x-latin", HeaderValue::from_bytes(b"\xe9").unwrap())
             .body(Body::new(body.to_owned()))
             .unwrap();
         let answer = transport.clone().oneshot(request).await;
         assert_eq!(answer.is_ok(), repeated, "{method} {body}");
-        assert_eq!(
-            seen.load(Ordering::SeqCst),
-            2 + usize::from(repeated),
-            "{method}"
-        );
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 2 + usize::from(repeated), "{method}");
+        let begins = format!("{method} /a%2Fb?c=d HTTP/1.1\r\nhost: foo.qa\r\n");
+        assert!(seen[1].starts_with(&begins), "{}", seen[1]);
+        if repeated {
+            assert_eq!(seen[1], seen[2], "to the byte");
+        }
     }
 }
 
