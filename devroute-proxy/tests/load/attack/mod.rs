@@ -49,8 +49,8 @@ type Attacking = Pin<Box<dyn Future<Output = Result> + Send>>;
 const SLOWER: u32 = 4;
 /// What cannot be told apart from the noise of a machine that has other things to do.
 const NOISE: Duration = Duration::from_millis(10);
-/// What the 99th percentile of an answer's time may be in any case: eight times the most that was seen of a
-/// build without optimisation, on two cores with ten others at work.
+/// What the 99th percentile of an answer's time may be in any case: four times the most that was seen of a
+/// build without optimisation (112 ms), on two cores at a load of ten.
 const CEILING: Duration = Duration::from_millis(500);
 /// What the time of any answer may be.
 const LONGEST: Duration = Duration::from_secs(2);
