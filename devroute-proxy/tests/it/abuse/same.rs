@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use super::reader::Request;
 
 /// What a proxy adds, or has its own word in.
-const OWN: [&str; 13] = [
+const OWN: [&str; 16] = [
     "host",
     "content-length",
     "transfer-encoding",
     "connection",
+    // For one connection without being named by it (RFC 9110, section 7.6.1).
+    "keep-alive",
+    "proxy-connection",
+    "te",
     "upgrade",
     "http2-settings",
     "via",
