@@ -145,6 +145,10 @@ fn check<B>(request: &Request<B>) -> Result<(), Refused> {
     if !fits {
         return Err(Refused::MalformedTarget);
     }
+    // Of what is no scheme somebody else may make a path. In HTTP/2 it is a field of its own, and chooses nothing.
+    if !is_http2 && uri.scheme_str().is_some_and(|it| !is_scheme(it)) {
+        return Err(Refused::MalformedTarget);
+    }
     // A path that has no slash would get one.
     let path = uri.path_and_query().map(PathAndQuery::as_str);
     if is_http2 && path.is_some_and(|it| !it.starts_with('/') && it != "*") {
@@ -167,6 +171,14 @@ fn check<B>(request: &Request<B>) -> Result<(), Refused> {
         (None, ..) if version == Version::HTTP_11 => Err(Refused::NoHost),
         _ => Ok(()),
     }
+}
+
+/// RFC 3986, section 3.1, which the type of schemes is more generous than.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
 fn is_same(host: &HeaderValue, authority: &Authority) -> bool {
@@ -400,6 +412,8 @@ mod tests {
             (Method::GET, "foo:80"),
             (Method::OPTIONS, "foo:80"),
             (Method::GET, "http://foo:x/"),
+            (Method::GET, "~ttp://foo/"),
+            (Method::GET, "1http://foo/"),
             (Method::GET, "http://foo@bar/"),
             (Method::CONNECT, "/"),
             (Method::CONNECT, "foo"),
