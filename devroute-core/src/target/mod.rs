@@ -184,6 +184,19 @@ mod tests {
     };
 
     #[test]
+    fn a_scheme_is_there_where_one_is_written() {
+        for (text, scheme) in [
+            ("10.8.0.7:9000", None),
+            ("laptop:9000", None),
+            ("http://10.8.0.7:9000", Some(Scheme::Http)),
+            ("h2c://laptop:9000", Some(Scheme::H2c)),
+            ("https://[fd00::1]:9000", Some(Scheme::Https)),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().scheme(), scheme, "{text}");
+        }
+    }
+
+    #[test]
     fn display_is_the_inverse_of_parsing() {
         for text in [
             "192.168.1.12:8001",
