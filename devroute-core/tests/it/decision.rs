@@ -292,3 +292,35 @@ fn decisions_and_errors_cross_threads() {
     crosses::<DecisionError>();
     crosses::<TargetPolicy>();
 }
+
+#[test]
+fn a_selector_says_for_whom_and_by_what_it_decides() {
+    let policy = TargetPolicy::default().allow_loopback(true);
+    let selector = Selector::new(ServiceName::new("foo").unwrap(), policy);
+    assert_eq!(selector.service().unwrap().as_str(), "foo");
+    let loopback = "127.0.0.1:8001".parse().unwrap();
+    assert!(selector.policy().judge(&loopback).is_ok());
+    assert!(service("foo").policy().judge(&loopback).is_err());
+    assert!(router().service().is_none());
+}
+
+#[test]
+fn labels_are_what_dashboards_and_logs_know() {
+    for (reason, label) in [
+        (BaselineReason::NoEntry, "no_entry"),
+        (BaselineReason::AlreadyRerouted, "already_rerouted"),
+    ] {
+        assert_eq!((reason.as_str(), &*reason.to_string()), (label, label));
+    }
+    for (kind, label) in [
+        (DecisionErrorKind::Malformed, "malformed"),
+        (DecisionErrorKind::Signature, "signature"),
+        (DecisionErrorKind::Refused, "refused"),
+        (DecisionErrorKind::Loop, "loop"),
+        (DecisionErrorKind::MissingContract, "missing_contract"),
+        (DecisionErrorKind::MissingService, "missing_service"),
+        (DecisionErrorKind::NoEntry, "no_entry"),
+    ] {
+        assert_eq!((kind.as_str(), &*kind.to_string()), (label, label));
+    }
+}
