@@ -1,7 +1,7 @@
 //! Accepts for all workers, in the thread of the first one.
 //!
 //! A thread of its own would have to be woken for each connection, and to wake a worker: where every
-//! request comes on a new connection that is a sixth of what it costs. What the first worker serves
+//! request comes on a new connection that is a twentieth of what it costs. What the first worker serves
 //! itself does not even leave its runtime.
 
 use std::net::SocketAddr;
