@@ -186,6 +186,34 @@ fn rule_15_what_is_remembered_expires_all_the_same() {
 }
 
 #[test]
+fn rule_15_a_signature_has_64_bytes() {
+    let Vectors { now, signed, .. } = vectors();
+    let signed = &signed[0].signed;
+    let (before, signature) = signed.split_once(r#""$sig":""#).unwrap();
+    let (signature, after) = signature.split_once('"').unwrap();
+    // 64 bytes are 86 characters of base64, and 84 are 63.
+    for (length, detail) in [(86, None), (84, Some("64 bytes")), (0, Some("64 bytes"))] {
+        let cut = format!(r#"{before}"$sig":"{}"{after}"#, &signature[..length]);
+        let error = verifier().verify(&contract(&cut), at(now)).err();
+        // Not merely one that is wrong: it never comes to the key, nor to what is remembered of wrong ones, where
+        // another length would make two messages out of the same bytes.
+        let said = error.map(|error| error.to_string());
+        assert_eq!(said.is_some(), detail.is_some(), "{length}: {said:?}");
+        assert!(
+            said.unwrap_or_default()
+                .contains(detail.unwrap_or_default()),
+            "{length}"
+        );
+    }
+}
+
+#[test]
+fn rule_15_what_holds_where_nothing_is_set() {
+    assert_eq!(Verifier::MAX_LIFETIME.as_secs(), 86_400, "a day");
+    assert_eq!(Verifier::CLOCK_SKEW.as_secs(), 30);
+}
+
+#[test]
 fn rule_15_a_key_that_is_taken_away_ends_what_was_remembered() {
     let Vectors { now, signed, .. } = vectors();
     let signed = contract(&signed[0].signed);
@@ -194,6 +222,7 @@ fn rule_15_a_key_that_is_taken_away_ends_what_was_remembered() {
     assert_eq!(cause(&clone, &signed, at(now)), None);
     assert_eq!(verifier.keys(), 1);
     verifier.replace_keys(AuthorizedKeys::default());
+    assert_eq!(verifier.keys(), 0);
     assert_eq!(cause(&clone, &signed, at(now)), Some("unknown_key"));
     verifier.replace_keys(AuthorizedKeys::parse(ALICE_PUB.as_bytes()));
     assert_eq!(cause(&clone, &signed, at(now)), None);
