@@ -193,7 +193,10 @@ fn rule_15_a_signature_has_64_bytes() {
     let (signature, after) = signature.split_once('"').unwrap();
     // 64 bytes are 86 characters of base64, and 84 are 63.
     for (length, detail) in [(86, None), (84, Some("64 bytes")), (0, Some("64 bytes"))] {
-        let cut = format!(r#"{before}"$sig":"{}"{after}"#, &signature[..length]);
+        let cut = format!(
+            r#"{before}"$sig":"{}"{after}"#,
+            signature.get(..length).unwrap()
+        );
         let error = verifier().verify(&contract(&cut), at(now)).err();
         // Not merely one that is wrong: it never comes to the key, nor to what is remembered of wrong ones, where
         // another length would make two messages out of the same bytes.
