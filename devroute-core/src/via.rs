@@ -188,6 +188,7 @@ mod tests {
                 1,
             ),
             (r"1.1 a (quoted \), 1.1 devroute), 1.1 devroute", 1),
+            (r"1.1 a (quoted \), 1.1 devroute (b)), 1.1 devroute", 1),
             ("devroute gateway", 0),
             (
                 "1.1 devroute2, 1.1 mydevroute, 1.1 devrout, 1.1 devroute:80",

@@ -256,6 +256,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_network_contains_those_inside_it_and_no_wider_one() {
+        let network = |text: &str| text.parse::<Network>().unwrap();
+        let ten = network("10.0.0.0/8");
+        for (other, inside) in [
+            ("10.0.0.0/8", true),
+            ("10.1.0.0/16", true),
+            ("10.0.0.0/7", false),
+            ("11.0.0.0/16", false),
+            ("::/8", false),
+        ] {
+            assert_eq!(ten.contains_network(&network(other)), inside, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_told_what_would_be_one() {
+        for (text, expected) in [
+            ("10.0.0", "an IPv4 address of four decimal parts"),
+            ("10.0.0.0/33", "a prefix length"),
+            ("10.1.0.0/8", "zeros behind the prefix length"),
+        ] {
+            let error = text.parse::<Network>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn display_is_the_inverse_of_parsing() {
         for text in [
             "10.0.0.0/8",

@@ -239,3 +239,16 @@ fn rule_11_removing_takes_ours_and_leaves_the_rest_byte_for_byte() {
         assert_eq!(headers.len(), after.len());
     }
 }
+
+#[test]
+fn why_a_member_is_not_written_has_a_label() {
+    use devroute_core::carrier::Unwritten;
+
+    for (reason, label) in [
+        (Unwritten::MemberTooLong, "member_too_long"),
+        (Unwritten::TooManyMembers, "too_many_members"),
+        (Unwritten::FieldTooLong, "field_too_long"),
+    ] {
+        assert_eq!((reason.as_str(), &*reason.to_string()), (label, label));
+    }
+}

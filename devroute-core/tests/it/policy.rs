@@ -463,3 +463,16 @@ fn rule_05_scope_and_flow_label_do_not_survive_the_judgement() {
     let judged = TargetPolicy::default().judge_addr(scoped.into()).unwrap();
     assert_eq!(judged, "[fd00::1]:80".parse().unwrap());
 }
+
+#[test]
+fn a_refusal_says_what_to_do_with_the_address_and_without() {
+    let target = "203.0.113.9:80".parse().unwrap();
+    let refusal = TargetPolicy::default().judge(&target).unwrap_err();
+    let advice = "an address reserved for documentation; nothing can allow it";
+    assert_eq!(refusal.advice(), advice);
+    assert_eq!(
+        refusal.to_string(),
+        format!("203.0.113.9:80 is refused: {advice}")
+    );
+    assert_eq!(refusal.reason().to_string(), refusal.reason().as_str());
+}
