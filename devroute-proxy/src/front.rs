@@ -154,10 +154,10 @@ fn check<B>(request: &Request<B>) -> Result<(), Refused> {
     if is_http2 && path.is_some_and(|it| !it.starts_with('/') && it != "*") {
         return Err(Refused::MalformedTarget);
     }
-    // Without a user before it (RFC 9110, section 4.2.4).
+    // Without a user before it (RFC 9110, section 4.2.4), and not without a host (section 4.2.1).
     if uri
         .authority()
-        .is_some_and(|it| !is_host(it.as_str().as_bytes()))
+        .is_some_and(|it| it.host().is_empty() || !is_host(it.as_str().as_bytes()))
     {
         return Err(Refused::MalformedTarget);
     }
@@ -412,6 +412,8 @@ mod tests {
             (Method::GET, "foo:80"),
             (Method::OPTIONS, "foo:80"),
             (Method::GET, "http://foo:x/"),
+            (Method::GET, "http://:/x"),
+            (Method::GET, "http://:80/x"),
             (Method::GET, "~ttp://foo/"),
             (Method::GET, "1http://foo/"),
             (Method::GET, "http://foo@bar/"),
