@@ -210,7 +210,7 @@ where
             wanted,
         },
     };
-    let accepts = Source::Accepts(listener.into_std()?, Box::new(acceptor));
+    let accepts = Source::Accepts(listener, Box::new(acceptor));
 
     // All of them drain at once; only the waiting is one after the other.
     let mut abandoned = spawn(0, accepts)?

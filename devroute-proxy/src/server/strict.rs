@@ -19,8 +19,8 @@
 //! to anybody. A body breaks off.
 //!
 //! A request that may become a tunnel (`CONNECT`, or with an `Upgrade` that can) is the last one that is
-//! read this way, its body included, since what follows may be anything. `Exchange` sees to it that it is the last one on its
-//! connection, too.
+//! read this way, its body included, since what follows may be anything. `Exchange` sees to it that it is
+//! the last one on its connection, too.
 //!
 //! It also sees that a client wants no more than this answer, and has sent all of what it asks: then nothing
 //! can come that would have to be read before its connection is closed.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -34,7 +34,7 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) enum Source {
     /// It accepts them itself, for itself and for others.
-    Accepts(StdListener, Box<Acceptor>),
+    Accepts(TcpListener, Box<Acceptor>),
     /// It is given them.
     Given(mpsc::UnboundedReceiver<Accepted>),
 }
@@ -61,6 +61,14 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let source = match source {
+        Source::Accepts(listener, acceptor) => {
+            let _entered = runtime.enter();
+            let listener = TcpListener::from_std(listener.into_std()?)?;
+            Source::Accepts(listener, acceptor)
+        }
+        given @ Source::Given(_) => given,
+    };
     let (done, drained) = oneshot::channel();
     thread::Builder::new()
         .name(format!("worker-{index}"))
@@ -86,10 +94,7 @@ where
                     }
                 };
                 match source {
-                    Source::Accepts(listener, acceptor) => match TcpListener::from_std(listener) {
-                        Ok(listener) => acceptor.run(listener, serve).await,
-                        Err(error) => tracing::error!(%error, "the listener was lost"),
-                    },
+                    Source::Accepts(listener, acceptor) => acceptor.run(listener, serve).await,
                     Source::Given(mut connections) => {
                         while let Some(accepted) = connections.recv().await {
                             match TcpStream::from_std(accepted.stream) {
