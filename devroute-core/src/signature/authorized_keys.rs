@@ -167,8 +167,8 @@ fn is_key_type(token: &str) -> bool {
 /// Where the options end: at the first blank outside quotes.
 fn end_of_options(line: &str) -> Result<usize, &'static str> {
     let mut quotes = Quotes::default();
-    for (index, byte) in line.bytes().enumerate() {
-        if !quotes.is_quoted(byte) && matches!(byte, b' ' | b'\t') {
+    for (index, character) in line.char_indices() {
+        if !quotes.is_quoted(character) && matches!(character, ' ' | '\t') {
             return Ok(index);
         }
     }
@@ -181,7 +181,7 @@ fn end_of_options(line: &str) -> Result<usize, &'static str> {
 
 fn check_options(options: &str) -> Result<(), &'static str> {
     let mut quotes = Quotes::default();
-    let is_comma = |c: char| !u8::try_from(c).is_ok_and(|byte| quotes.is_quoted(byte)) && c == ',';
+    let is_comma = |c: char| !quotes.is_quoted(c) && c == ',';
     for option in options.split(is_comma) {
         let name = option.split('=').next().unwrap_or_default();
         let name = name.to_ascii_lowercase();
@@ -196,27 +196,22 @@ fn check_options(options: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Where a quoted value is; in it a backslash keeps a quote from ending it.
+/// Where a quoted value is, as sshd has it: a quote behind a backslash is none, and a backslash behind another one is
+/// as good as any.
 #[derive(Default)]
 struct Quotes {
     open: bool,
-    escaped: bool,
+    after_backslash: bool,
 }
 
 impl Quotes {
-    /// Whether `byte`, the next one, is in quotes, or one of them.
-    fn is_quoted(&mut self, byte: u8) -> bool {
-        let was_open = self.open;
-        match byte {
-            b'"' if !self.escaped => self.open = !self.open,
-            b'\\' if self.open && !self.escaped => {
-                self.escaped = true;
-                return true;
-            }
-            _ => {}
+    /// Whether `character`, the next one, is in quotes.
+    fn is_quoted(&mut self, character: char) -> bool {
+        if character == '"' && !self.after_backslash {
+            self.open = !self.open;
         }
-        self.escaped = false;
-        was_open || self.open
+        self.after_backslash = character == '\\';
+        self.open
     }
 }
 
@@ -258,6 +253,7 @@ mod tests {
             "no-pty,no-X11-forwarding,Restrict",
             r#"command="echo \"a b\", c",no-pty"#,
             r#"environment="A=from",permitopen="host:80""#,
+            r#"command="a🦀\"é, b",no-pty"#,
         ] {
             assert_eq!(
                 one(&format!("{options} {KEY} alice")).unwrap(),
@@ -273,6 +269,16 @@ mod tests {
             (r#"from="10.0.0.0/8""#, "from"),
             (r#"no-pty,FROM="a,b""#, "from"),
             (r#"command="x,\"",from="a""#, "from"),
+            // Two backslashes hide no more than one: the value is `a",environment=`.
+            (
+                r#"command="a\\",environment=",from="a",command="\\"""#,
+                "from",
+            ),
+            (r#"command="C:\\""#, "quote"),
+            // Whatever stands behind a backslash that is no quote, it ends what the backslash does.
+            (r#"command="\x",from="a""#, "from"),
+            (r#"command="\é",from="a""#, "from"),
+            (r#"command="\🦀",from="a""#, "from"),
             ("expiry-time=\"20300101\"", "expiry-time"),
             ("cert-authority", "certificates"),
             ("restrict,something-new", "not known"),
@@ -282,6 +288,12 @@ mod tests {
             let error = one(&format!("{options} {KEY} alice")).unwrap_err();
             assert!(error.contains(reason), "{options}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_without_keys_authorizes_nobody() {
+        assert!(AuthorizedKeys::parse(b"# nobody yet\nbob\n").is_empty());
+        assert!(!AuthorizedKeys::parse(KEY.as_bytes()).is_empty());
     }
 
     #[test]
