@@ -422,4 +422,38 @@ mod tests {
             "malformed contract at byte 7: expected a string (at foo), found `[1,2,3]`"
         );
     }
+
+    #[test]
+    fn a_kind_prints_as_its_label() {
+        let kind = ContractErrorKind::NotAString;
+        assert_eq!(
+            (kind.as_str(), &*kind.to_string()),
+            ("not_a_string", "not_a_string")
+        );
+    }
+
+    #[test]
+    fn errors_of_targets_and_names_say_so_too() {
+        use crate::{ServiceName, Target};
+
+        for (text, message) in [
+            (
+                "ftp://10.0.0.1:80",
+                "invalid target at byte 0: the scheme must be http://, h2c:// or https://, \
+                 found `ftp://10.0.0.1:80`",
+            ),
+            (
+                "10.0.0.1",
+                "invalid target at byte 8: the port is missing, found nothing",
+            ),
+        ] {
+            let error = text.parse::<Target>().unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+        let error = ServiceName::new("foo bar").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "invalid service name at byte 3: expected 1 to 253 of A-Z a-z 0-9 . _ -, found ` bar`"
+        );
+    }
 }

@@ -195,6 +195,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_its_text_and_no_other() {
+        let name = ServiceName::new("foo").unwrap();
+        assert_eq!(AsRef::<str>::as_ref(&name), "foo");
+        assert_eq!(format!("{name} {name:>5}"), "foo   foo");
+        assert!(name == *"foo" && name == "foo");
+        assert!(name != *"Foo" && name != "Foo");
+    }
+
+    #[test]
     fn a_name_is_found_in_a_set_by_its_text() {
         let set = std::collections::HashSet::from([ServiceName::new("foo").unwrap()]);
         assert!(set.contains("foo"));

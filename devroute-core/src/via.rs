@@ -196,9 +196,17 @@ mod tests {
             ),
             (",, 1.1 devroute,,", 1),
             ("1.1 gateway devroute", 0),
+            ("1.1 upstream", 0),
         ] {
             assert_eq!(hops_in(line.as_bytes()), hops, "{line}");
         }
+    }
+
+    #[test]
+    fn a_backslash_outside_a_comment_hides_nothing() {
+        assert_eq!(hops_in(br"1.1 a\, 1.1 devroute"), 1);
+        assert_eq!(hops_in(br"1.1 a\(b), 1.1 devroute"), 1);
+        assert_eq!(hops_in(br"1.1 a (b) \, 1.1 devroute"), 1);
     }
 
     #[test]

@@ -441,6 +441,35 @@ mod tests {
     }
 
     #[test]
+    fn the_id_is_that_member_and_no_other_reserved_one() {
+        for (text, id) in [
+            ("{}", None),
+            (r#"{"a":"10.0.0.1:80"}"#, None),
+            (r#"{"$k":"a"}"#, None),
+            (r#"{"$k":"a","$id":"b","$l":"c"}"#, Some("b")),
+            // No `$` is to be seen in the one, and no backslash in the other.
+            (r#"{"\u0024id":"b"}"#, Some("b")),
+            (r#"{"$id":"b"}"#, Some("b")),
+        ] {
+            let contract: Contract = text.parse().unwrap();
+            assert_eq!(contract.id().as_deref(), id, "{text}");
+        }
+    }
+
+    #[test]
+    fn iterators_know_how_many_members_are_left() {
+        let contract: Contract = r#"{"a":"10.0.0.1:80","$k":"","b":"10.0.0.1:80","$l":"","$m":""}"#
+            .parse()
+            .unwrap();
+        let (mut entries, mut reserved) = (contract.iter(), contract.reserved());
+        assert_eq!((entries.len(), reserved.len()), (2, 3));
+        entries.next();
+        reserved.next();
+        assert_eq!(entries.size_hint(), (1, Some(1)));
+        assert_eq!(reserved.size_hint(), (2, Some(2)));
+    }
+
+    #[test]
     fn with_id_replaces_and_keeps_the_rest() {
         let contract: Contract = r#"{"$id":"a","b":"10.0.0.1:80","$k":"\"\\é"}"#.parse().unwrap();
         let other = contract.clone().with_id("c").unwrap();

@@ -125,6 +125,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_another_begins_with_is_a_new_one() {
+        let text = b"abaxVa";
+        let mut seen = Seen::new(text);
+        // The first has the last byte of the third, and the second its bit.
+        assert_eq!(seen.insert(0, b"aba"), Ok(()));
+        assert_eq!(seen.insert(3, b"xV"), Ok(()));
+        assert_eq!(Slot::new(3, b"xV").bit(), Slot::new(5, b"a").bit());
+        assert_eq!(seen.insert(5, b"a"), Ok(()));
+    }
+
+    #[test]
     fn a_copy_is_seen_as_well() {
         let mut seen = Seen::new(b"foo");
         assert_eq!(seen.insert_copy(b"foo"), Ok(()));

@@ -98,6 +98,36 @@ fn rule_09_a_value_too_long_to_be_any_contract_is_not_decoded() {
 }
 
 #[test]
+fn rule_09_a_carrier_can_be_read_alone() {
+    let both = headers([
+        ("x-devroute", r#"{"$x":"a"}"#),
+        ("baggage", "devroute=%7B%7D"),
+    ]);
+    let field = carrier::header::read(&both).unwrap().unwrap();
+    assert_eq!(field.as_str(), r#"{"$x":"a"}"#);
+    let member = carrier::baggage::read(&both).unwrap().unwrap();
+    assert_eq!(member.as_str(), "{}");
+    for none in [HeaderMap::new(), baggage("devroute=%7B%7D")] {
+        assert_eq!(carrier::header::read(&none).unwrap(), None);
+    }
+}
+
+/// To the byte: the longest contract behind the most layers is decoded, and nothing longer.
+#[test]
+fn rule_09_the_longest_contract_is_read_behind_eight_layers() {
+    let frame = r#"{"$x":""}"#.len();
+    let text = format!(r#"{{"$x":"{}"}}"#, "a".repeat(8192 - frame));
+    let once: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let value = (1..8).fold(once, |value, _| value.replace('%', "%25"));
+    let contract = carrier::baggage::decode(value.as_bytes()).unwrap();
+    assert_eq!(contract.as_str(), text);
+
+    let error = carrier::baggage::decode(format!("{value} ").as_bytes()).unwrap_err();
+    assert_eq!(error.kind(), ContractErrorKind::TooLong);
+    assert_eq!(error.offset(), None);
+}
+
+#[test]
 fn rule_10_writing_holds_for_every_vector() {
     for vector in vectors().write {
         let name = vector.name;

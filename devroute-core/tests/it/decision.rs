@@ -324,3 +324,36 @@ fn labels_are_what_dashboards_and_logs_know() {
         assert_eq!((kind.as_str(), &*kind.to_string()), (label, label));
     }
 }
+
+#[test]
+fn an_error_says_what_is_wrong_and_for_whom() {
+    let foo = ("x-devroute", r#"{"foo":"69.145.32.56:9001"}"#);
+    let hops = "1.1 devroute,".repeat(16);
+    for (selector, lines, message) in [
+        (
+            service("foo"),
+            &[("x-devroute", "[]")][..],
+            "the contract cannot be read",
+        ),
+        (service("foo"), &[foo], "the target for foo is not allowed"),
+        (
+            service("foo"),
+            &[foo, ("via", &hops)],
+            "the request has been rerouted 16 times: a loop",
+        ),
+        (router(), &[], "the request has no contract"),
+        (
+            router(),
+            &[foo],
+            "the request does not name one service in x-devroute-matched",
+        ),
+        (
+            router(),
+            &[foo, ("x-devroute-matched", "bar")],
+            "the contract has no entry for bar",
+        ),
+    ] {
+        let error = ask(&selector, lines).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+}

@@ -247,6 +247,43 @@ fn rule_15_another_key_is_no_key_even_under_an_authorized_id() {
 }
 
 #[test]
+fn rule_15_a_refusal_says_what_to_do_about_it() {
+    let now = SystemTime::now();
+    let until = |seconds| now + Duration::from_secs(seconds);
+    let foo = contract(r#"{"foo":"10.0.0.1:80"}"#);
+    let signed = |until| alice().sign_contract(&foo, until).unwrap();
+    let renamed = signed(until(60)).with_id("run-7").unwrap();
+    let foreign = mallory().sign_contract(&foo, until(60)).unwrap();
+    for (refused, cause, advice) in [
+        (
+            foo.clone(),
+            "signature_missing",
+            "SSH key that is authorized here",
+        ),
+        (renamed, "signature_invalid", "send it as it was signed"),
+        (foreign, "unknown_key", "added to the authorized keys"),
+        (
+            signed(now - Duration::from_secs(60)),
+            "expired",
+            "Sign it again: `devroute",
+        ),
+        (
+            signed(until(100_000)),
+            "expires_too_late",
+            "for a shorter time",
+        ),
+    ] {
+        let error = verifier().verify(&refused, now).unwrap_err();
+        assert_eq!(error.kind().to_string(), cause);
+        assert!(
+            error.advice().contains(advice),
+            "{cause}: {}",
+            error.advice()
+        );
+    }
+}
+
+#[test]
 fn rule_15_signing_again_replaces_the_signature() {
     let now = SystemTime::now();
     let foo = contract(r#"{"$id":"run-7","foo":"10.0.0.1:80"}"#);
