@@ -29,8 +29,6 @@ use crate::metrics::Limit;
 
 /// What a connection that is one too many gets for the head of its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most that is read of a body at a time, where it comes so fast.
-const LARGEST_READ: usize = 256 * 1024;
 /// The least that hyper takes for a head.
 const LEAST_HEAD: u32 = 8 * 1024;
 
@@ -166,8 +164,8 @@ impl Builders {
             .header_read_timeout(None)
             .half_close(options.half_close == HalfClose::Keep)
             .max_header_size(most)
-            // For bodies: the more is read at a time, the less often a long one goes through the system.
-            .max_buf_size(most.max(LARGEST_READ));
+            // Of a body no more is read at a time either: a connection keeps its buffer while it is idle.
+            .max_buf_size(most);
         if limits.headers != Limits::HEADERS {
             // Not for the default, which hyper keeps on the stack.
             http1.max_headers(limits.headers);

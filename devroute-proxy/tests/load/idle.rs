@@ -5,16 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::Method;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use crate::Settings;
-use crate::asking::Connection;
+use crate::asking::{Connection, request};
 use crate::peers;
 use crate::proxy::Proxy;
 
 /// What an idle connection may take, in bytes, besides what the kernel has for it.
 const LIMIT: u64 = 16 * 1024;
+/// The same where a long body has been read on it: hyper keeps the buffer, which is as large as a head may be.
+const LIMIT_AFTER_BODY: u64 = 96 * 1024;
+/// Connections on which one is sent, and its bytes.
+const POSTING: usize = 100;
+const BODY: usize = 1 << 20;
 /// Connections that are opened at a time.
 const AT_ONCE: usize = 100;
 
@@ -61,6 +68,19 @@ pub(crate) async fn run(settings: &Settings) -> bool {
             other => failures += report(&format!("after a while: {other:?}")),
         }
     }
+    let before_bodies = proxy.memory();
+    let posting = idle.len().min(POSTING);
+    let body = Bytes::from(vec![b'x'; BODY]);
+    for connection in &mut idle[..posting] {
+        let post = request(Method::POST, "/echo", &[], body.clone());
+        match connection.send(post).await {
+            Ok(answer) if answer.body == body => {}
+            other => failures += report(&format!("a long body: {:?}", other.map(|it| it.status))),
+        }
+    }
+    settle().await;
+    let after_body = proxy.memory().saturating_sub(before_bodies) / posting.max(1) as u64;
+    println!("{posting} of them after a body of {BODY} bytes: {after_body} more each");
     drop(idle);
     settle().await;
     println!(
@@ -73,7 +93,10 @@ pub(crate) async fn run(settings: &Settings) -> bool {
     if each > LIMIT {
         println!("that is more than {LIMIT} bytes each");
     }
-    failures == 0 && each <= LIMIT && stopped
+    if after_body > LIMIT_AFTER_BODY {
+        println!("that is more than {LIMIT_AFTER_BODY} bytes each after a body");
+    }
+    failures == 0 && each <= LIMIT && after_body <= LIMIT_AFTER_BODY && stopped
 }
 
 /// As many connections as are asked for, or as this process may open.
