@@ -57,16 +57,21 @@ def proportion(cell):
     return f"{cell['of']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def write(root, summaries):
-    """Puts the tables between their marks, and draws the picture."""
+def put(root, mark, tables):
+    """Puts tables into docs/performance.md, between the marks of that name."""
     path = os.path.join(root, "docs/performance.md")
     with open(path) as file:
         text = file.read()
-    body = "\n".join(table(summary) for summary in summaries)
-    pattern = re.compile("(<!-- compare -->\n).*?(<!-- end -->)", re.DOTALL)
+    body = "\n".join(tables)
+    pattern = re.compile(f"(<!-- {mark} -->\n).*?(<!-- end -->)", re.DOTALL)
     text = pattern.sub(lambda match: f"{match[1]}{body}{match[2]}", text)
     with open(path, "w") as file:
         file.write(text)
+
+
+def write(root, summaries):
+    """Puts the tables where they are read, and draws the picture."""
+    put(root, "compare", [table(summary) for summary in summaries])
     by_key = {summary["key"]: summary for summary in summaries}
     if {"plain", "rerouted"} <= by_key.keys():
         with open(os.path.join(root, "docs/images/performance.svg"), "w") as file:
