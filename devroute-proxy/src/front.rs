@@ -331,7 +331,15 @@ impl<B: Body<Data = Bytes>> Body for FrontBody<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use devroute_tower::core::NetworkRule;
+    use http::Uri;
+    use http_body_util::BodyExt as _;
+    use tower::{ServiceExt as _, service_fn};
+
     use super::*;
+    use crate::config::{EntryConfig, Strip};
 
     fn request(target: &str, hosts: &[&str], version: Version) -> Request<()> {
         let mut request = Request::builder().uri(target).version(version);
@@ -371,6 +379,7 @@ mod tests {
             (&["[]"], Refused::MalformedHost),
             (&["foo["], Refused::MalformedHost),
             (&["[foo"], Refused::MalformedHost),
+            (&["[a/b]"], Refused::MalformedHost),
         ] {
             let checked = check(&request("/", hosts, Version::HTTP_11));
             assert_eq!(checked, Err(reason), "{hosts:?}");
@@ -427,5 +436,165 @@ mod tests {
                 "{target}"
             );
         }
+    }
+
+    #[test]
+    fn a_path_of_http_2_has_a_slash_or_is_the_asterisk() {
+        for (path, checked) in [
+            ("/", Ok(())),
+            ("/x", Ok(())),
+            ("*", Ok(())),
+            ("?x", Err(Refused::MalformedTarget)),
+        ] {
+            let mut parts = Uri::from_static("http://foo/").into_parts();
+            parts.path_and_query = Some(PathAndQuery::from_static(path));
+            let mut request = request("/", &[], Version::HTTP_2);
+            *request.method_mut() = Method::OPTIONS;
+            *request.uri_mut() = Uri::from_parts(parts).unwrap();
+            assert_eq!(check(&request), checked, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wrong() {
+        for (reason, wrong) in [
+            (Refused::NoHost, "no Host field"),
+            (Refused::SeveralHosts, "more than one Host"),
+            (Refused::MalformedHost, "is no host"),
+            (Refused::MalformedTarget, "The request target"),
+        ] {
+            let words = words(reason);
+            assert!(words.detail.contains(wrong), "{}", words.detail);
+            assert_eq!(words.cause, reason.as_str());
+        }
+    }
+
+    fn layer() -> FrontLayer {
+        FrontLayer {
+            health: true,
+            entry: Entry::default(),
+            reach: None,
+        }
+    }
+
+    /// What comes of a request, and whether what is behind has seen it, and a contract in it.
+    async fn answer(front: &FrontLayer, request: Request<()>) -> (Response<()>, String) {
+        let inner = service_fn(|request: Request<()>| async move {
+            let seen = match carrier::is_present(request.headers()) {
+                true => "a contract",
+                false => "a request",
+            };
+            Ok::<_, Infallible>(Response::new(Full::from(seen)))
+        });
+        let (parts, body) = front
+            .layer(inner)
+            .oneshot(request)
+            .await
+            .unwrap()
+            .into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        (Response::from_parts(parts, ()), text)
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_ends_a_connection_of_http_1() {
+        for (version, closes) in [
+            (Version::HTTP_10, true),
+            (Version::HTTP_11, true),
+            (Version::HTTP_2, false),
+        ] {
+            let (answer, _) = answer(&layer(), request("/", &["a", "a"], version)).await;
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{version:?}");
+            let close = closes.then_some("close");
+            let found = answer.headers().get(CONNECTION);
+            assert_eq!(
+                found.map(HeaderValue::as_bytes),
+                close.map(str::as_bytes),
+                "{version:?}"
+            );
+            assert_eq!(
+                answer.extensions().get(),
+                Some(&Own::Refused(Refused::SeveralHosts))
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_unless_it_is_a_services() {
+        let probe = || request("/_healthz", &["foo"], Version::HTTP_11);
+        let (healthy, text) = answer(&layer(), probe()).await;
+        assert_eq!(
+            (healthy.extensions().get(), &*text),
+            (Some(&Own::Healthy), "OK")
+        );
+
+        let mut of_service = probe();
+        let foo = HeaderValue::from_static("foo");
+        of_service.headers_mut().insert(carrier::MATCHED, foo);
+        assert_eq!(answer(&layer(), of_service).await.1, "a request");
+        let no_probes = FrontLayer {
+            health: false,
+            ..layer()
+        };
+        assert_eq!(answer(&no_probes, probe()).await.1, "a request");
+    }
+
+    #[tokio::test]
+    async fn rule_20_what_is_trusted_is_said_for_each_client() {
+        let trusted: NetworkRule = "10.0.0.0/8".parse().unwrap();
+        let config = EntryConfig {
+            strip: Strip::Everything,
+            trust: [trusted].into(),
+            ..EntryConfig::default()
+        };
+        let front = FrontLayer {
+            entry: Entry::new(config, None),
+            ..layer()
+        };
+        for (client, seen) in [("10.0.0.1:9", "a contract"), ("192.0.2.1:9", "a request")] {
+            let mut request = request("/", &["foo"], Version::HTTP_11);
+            let contract = HeaderValue::from_static("{}");
+            request.headers_mut().insert(carrier::CONTRACT, contract);
+            let facing = front.facing(ClientInfo::new(client.parse().unwrap()));
+            assert_eq!(answer(&facing, request).await.1, seen, "{client}");
+        }
+    }
+
+    #[test]
+    fn a_body_knows_its_length_and_its_end() {
+        for text in ["", "abc"] {
+            let body = || Full::<Bytes>::from(text);
+            for body in [
+                FrontBody::Own { body: body() },
+                FrontBody::Inner { body: body() },
+            ] {
+                assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
+                assert_eq!(body.is_end_stream(), text.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_ready_when_what_is_behind_is() {
+        struct Busy;
+
+        impl Service<Request<()>> for Busy {
+            type Response = Response<Full<Bytes>>;
+            type Error = Infallible;
+            type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Pending
+            }
+
+            fn call(&mut self, _: Request<()>) -> Self::Future {
+                std::future::ready(Ok(Response::default()))
+            }
+        }
+
+        let mut front = layer().layer(Busy);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(front.poll_ready(&mut cx).is_pending());
     }
 }
