@@ -254,9 +254,7 @@ impl<S, T> DevRoute<S, T> {
         let mut unanswered = shared.reroute.unanswered(&decision);
         ResponseFuture::rerouted(Box::pin(async move {
             let dialect = Dialect::of(request.method(), request.headers());
-            let contract = decision.contract.clone();
-            let (service, target) = (decision.service.clone(), decision.target.clone());
-            let attempt = reroute(transport, &shared.reroute, decision, request, client).await;
+            let attempt = reroute(transport, &shared.reroute, &decision, request, client).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.reroute, dialect) {
                 ControlFlow::Break(response) => {
                     answered(&mut unanswered);
@@ -269,6 +267,12 @@ impl<S, T> DevRoute<S, T> {
             };
             span::ended(&span, &outcome);
             drop(span);
+            let Reroute {
+                contract,
+                service,
+                target,
+                ..
+            } = decision;
             let Some(inner) = &mut inner else {
                 answered(&mut unanswered);
                 let failure = Failure::no_baseline(service, target);

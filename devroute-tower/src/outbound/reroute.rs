@@ -263,8 +263,7 @@ impl<S, T> DevRouteClientReroute<S, T> {
         let mut unanswered = shared.settings.unanswered(&decision);
         ResponseFuture::rerouted(Box::pin(async move {
             let dialect = Dialect::of(request.method(), request.headers());
-            let (service, target) = (decision.service.clone(), decision.target.clone());
-            let attempt = reroute(transport, &shared.settings, decision, request, None).await;
+            let attempt = reroute(transport, &shared.settings, &decision, request, None).await;
             let (mut request, outcome) = match attempt.into_answer(&shared.settings, dialect) {
                 ControlFlow::Break(response) => {
                     answered(&mut unanswered);
@@ -275,7 +274,7 @@ impl<S, T> DevRouteClientReroute<S, T> {
             let reveal = shared.settings.reveal_addresses;
             let Some(inner) = &mut inner else {
                 answered(&mut unanswered);
-                let failure = Failure::no_baseline(service, target);
+                let failure = Failure::no_baseline(decision.service, decision.target);
                 return Ok(failure.into_response(dialect, reveal, Some(outcome)));
             };
             if named {

@@ -21,14 +21,14 @@ pub(super) enum NoAddress {
 pub(super) async fn address(
     settings: &Settings,
     target: &Target,
-    permit: Permit,
+    permit: &Permit,
 ) -> Result<(SocketAddr, Vec<SocketAddr>), NoAddress> {
     if let Some(via) = &settings.via {
         let unknown = || NoAddress::Error(Error::without_addr(ErrorKind::DnsFailed));
         return via.get().map(|via| (via, Vec::new())).ok_or_else(unknown);
     }
     match permit {
-        Permit::Address(addr) => Ok((addr, Vec::new())),
+        Permit::Address(addr) => Ok((*addr, Vec::new())),
         // In a box, since nearly every target is an address, and its future is moved with each request.
         _ => Box::pin(resolve(settings, target)).await,
     }

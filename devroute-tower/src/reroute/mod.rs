@@ -3,7 +3,13 @@
 mod address;
 mod held_body;
 
-use std::{future::poll_fn, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    ops::ControlFlow,
+    sync::Arc,
+    time::Duration,
+};
 
 use devroute_core::{
     Contract, DecisionError, Host, Reroute, Scheme, Selector, ServiceName, Target, TargetPolicy,
@@ -219,127 +225,133 @@ pub(crate) fn refused<ResBody>(
 }
 
 /// Sends `request` to the target that the contract names.
-pub(crate) async fn reroute<T: Transport, B: Payload>(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` has each of its arguments twice, and a request is large"
+)]
+pub(crate) fn reroute<'a, T: Transport, B: Payload>(
     mut transport: T,
-    settings: &Settings,
-    decision: Reroute,
+    settings: &'a Settings,
+    decision: &'a Reroute,
     request: Request<B>,
     client: Option<ClientInfo>,
-) -> Attempt<B> {
-    let Reroute {
-        contract,
-        service,
-        target,
-        permit,
-        signed_by,
-    } = decision;
-    let outcome = |kind, cause| Outcome {
-        kind,
-        service: Some(service.clone()),
-        target: Some(target.clone()),
-        contract: Some(contract.clone()),
-        cause,
-        signed_by: signed_by.clone(),
-    };
-    if request.method() == Method::CONNECT {
-        return Attempt::Failed(Failure::of_connect(), outcome(OutcomeKind::Refused, None));
-    }
-    if forward::has_two_readings(request.headers()) {
-        return Attempt::Failed(Failure::of_ambiguity(), outcome(OutcomeKind::Refused, None));
-    }
-    let (mut parts, body) = request.into_parts();
-    if let Some((status, headers)) = forward::last_recipient(&mut parts) {
-        let mut response = Response::new(transport::ResponseBody::empty());
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        let outcome = outcome(OutcomeKind::Refused, Some("max_forwards"));
-        return Attempt::Answered(response, outcome);
-    }
-
-    let (addr, others) = match address(settings, &target, permit).await {
-        Ok(settled) => settled,
-        Err(NoAddress::Refused(refusal)) => {
-            let failure = Failure::refused(
-                &refusal,
-                service.clone(),
-                target.clone(),
-                settings.reveal_addresses,
-            );
-            return Attempt::Failed(failure, outcome(OutcomeKind::Refused, None));
+) -> impl Future<Output = Attempt<B>> + Send + use<'a, T, B> {
+    async move {
+        let Reroute {
+            contract,
+            service,
+            target,
+            permit,
+            signed_by,
+            ..
+        } = decision;
+        let outcome = |kind, cause| Outcome {
+            kind,
+            service: Some(service.clone()),
+            target: Some(target.clone()),
+            contract: Some(contract.clone()),
+            cause,
+            signed_by: signed_by.clone(),
+        };
+        if request.method() == Method::CONNECT {
+            return Attempt::Failed(Failure::of_connect(), outcome(OutcomeKind::Refused, None));
         }
-        Err(NoAddress::Error(error)) => {
-            if settings.on_failure == OnFailure::Fallback && error.kind().is_before_request() {
-                let cause = Some(error.kind().as_str());
+        if forward::has_two_readings(request.headers()) {
+            return Attempt::Failed(Failure::of_ambiguity(), outcome(OutcomeKind::Refused, None));
+        }
+        let (mut parts, body) = request.into_parts();
+        if let Some((status, headers)) = forward::last_recipient(&mut parts) {
+            let mut response = Response::new(transport::ResponseBody::empty());
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            let outcome = outcome(OutcomeKind::Refused, Some("max_forwards"));
+            return Attempt::Answered(response, outcome);
+        }
+
+        let (addr, others) = match address(settings, target, permit).await {
+            Ok(settled) => settled,
+            Err(NoAddress::Refused(refusal)) => {
+                let failure = Failure::refused(
+                    &refusal,
+                    service.clone(),
+                    target.clone(),
+                    settings.reveal_addresses,
+                );
+                return Attempt::Failed(failure, outcome(OutcomeKind::Refused, None));
+            }
+            Err(NoAddress::Error(error)) => {
+                if settings.on_failure == OnFailure::Fallback && error.kind().is_before_request() {
+                    let cause = Some(error.kind().as_str());
+                    let request = Request::from_parts(parts, body);
+                    return Attempt::FellBack(request, outcome(OutcomeKind::FellBack, cause));
+                }
+                let failure = settings.failure(&error, service, target);
+                return Attempt::Failed(failure, outcome(OutcomeKind::Failed, None));
+            }
+        };
+
+        // A fallback needs the head as it was; without one nothing is copied.
+        let mut kept = None;
+        let body = if settings.on_failure == OnFailure::Fallback {
+            let slot = Slot::new(body);
+            kept = Some((parts.clone(), slot.clone()));
+            Body::new(TakeOnce::new(slot))
+        } else {
+            Body::new(body)
+        };
+        let upgrade = if settings.at_caller {
+            PendingUpgrade::of_caller(&parts)
+        } else {
+            PendingUpgrade::take(&mut parts)
+        };
+        prepare(&mut parts, settings, contract, service, client);
+        // A router is asked in plain text; it is the one that speaks TLS to the target.
+        let is_tls = settings.via.is_none() && target.scheme() == Some(Scheme::Https);
+        let protocol = match protocol(target, &parts) {
+            // HTTP/2 has no upgrades.
+            Protocol::Http1 if is_tls && upgrade.is_none() => Protocol::Negotiated,
+            protocol => protocol,
+        };
+        let authority = match protocol {
+            // It is in `Host`.
+            Protocol::Http1 => None,
+            _ => forward::authority(&parts),
+        };
+        forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
+        let destination = Destination::new(protocol).with_other_addresses(others);
+        direct(&mut parts, addr, target, is_tls, destination, authority);
+
+        // Not in a function of its own: its future would have the request once more.
+        let sent = match poll_fn(|cx| transport.poll_ready(cx).map_err(Into::into)).await {
+            Ok(()) => {
                 let request = Request::from_parts(parts, body);
-                return Attempt::FellBack(request, outcome(OutcomeKind::FellBack, cause));
+                transport.call(request).await.map_err(Into::into)
             }
-            let failure = settings.failure(&error, &service, &target);
-            return Attempt::Failed(failure, outcome(OutcomeKind::Failed, None));
-        }
-    };
-
-    // A fallback needs the head as it was; without one nothing is copied.
-    let mut kept = None;
-    let body = if settings.on_failure == OnFailure::Fallback {
-        let slot = Slot::new(body);
-        kept = Some((parts.clone(), slot.clone()));
-        Body::new(TakeOnce::new(slot))
-    } else {
-        Body::new(body)
-    };
-    let upgrade = if settings.at_caller {
-        PendingUpgrade::of_caller(&parts)
-    } else {
-        PendingUpgrade::take(&mut parts)
-    };
-    prepare(&mut parts, settings, &contract, &service, client);
-    // A router is asked in plain text; it is the one that speaks TLS to the target.
-    let is_tls = settings.via.is_none() && target.scheme() == Some(Scheme::Https);
-    let protocol = match protocol(&target, &parts) {
-        // HTTP/2 has no upgrades.
-        Protocol::Http1 if is_tls && upgrade.is_none() => Protocol::Negotiated,
-        protocol => protocol,
-    };
-    let authority = match protocol {
-        // It is in `Host`.
-        Protocol::Http1 => None,
-        _ => forward::authority(&parts),
-    };
-    forward::request_head(&mut parts, &body, protocol, upgrade.as_ref());
-    let destination = Destination::new(protocol).with_other_addresses(others);
-    direct(&mut parts, addr, &target, is_tls, destination, authority);
-    let request = Request::from_parts(parts, body);
-
-    let error = match send(&mut transport, request).await {
-        Ok(response) => match answered(response, upgrade) {
-            Ok(response) => {
-                return Attempt::Answered(response, outcome(OutcomeKind::Rerouted, None));
-            }
-            Err(()) => Error::new(ErrorKind::Protocol, addr).into(),
-        },
-        Err(error) => error,
-    };
-    let known = Error::find(&*error);
-    if let (Some((parts, slot)), Some(known)) = (kept, known) {
-        if known.kind().is_before_request() {
-            // The transport has not touched the body, or the baseline could not have all of it.
-            if let Some(body) = slot.take() {
-                let cause = Some(known.kind().as_str());
-                let request = Request::from_parts(parts, body);
-                return Attempt::FellBack(request, outcome(OutcomeKind::FellBack, cause));
+            Err(error) => Err(error),
+        };
+        let error: BoxError = match sent {
+            Ok(response) => match answered(response, upgrade) {
+                Ok(response) => {
+                    return Attempt::Answered(response, outcome(OutcomeKind::Rerouted, None));
+                }
+                Err(()) => Error::new(ErrorKind::Protocol, addr).into(),
+            },
+            Err(error) => error,
+        };
+        let known = Error::find(&*error);
+        if let (Some((parts, slot)), Some(known)) = (kept, known) {
+            if known.kind().is_before_request() {
+                // The transport has not touched the body, or the baseline could not have all of it.
+                if let Some(body) = slot.take() {
+                    let cause = Some(known.kind().as_str());
+                    let request = Request::from_parts(parts, body);
+                    return Attempt::FellBack(request, outcome(OutcomeKind::FellBack, cause));
+                }
             }
         }
+        let failure = settings.failure(&*error, service, target);
+        Attempt::Failed(failure, outcome(OutcomeKind::Failed, None))
     }
-    let failure = settings.failure(&*error, &service, &target);
-    Attempt::Failed(failure, outcome(OutcomeKind::Failed, None))
-}
-
-async fn send<T: Transport>(
-    transport: &mut T,
-    request: Request<Body>,
-) -> Result<Response<T::ResBody>, BoxError> {
-    poll_fn(|cx| transport.poll_ready(cx).map_err(Into::into)).await?;
-    transport.call(request).await.map_err(Into::into)
 }
 
 impl Settings {
