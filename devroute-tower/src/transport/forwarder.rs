@@ -183,7 +183,7 @@ where
         let transport = self.transport.clone();
         let reveal_addresses = self.reveal_addresses;
         Box::pin(async move {
-            let request = Request::from_parts(parts, body);
+            let request = Box::new(Request::from_parts(parts, body));
             let named = Some(authority.clone());
             let sent = transport.send(peer.clone(), protocol, named, request);
             let answered = sent

@@ -119,16 +119,16 @@ impl Connection {
     /// Sends the request and drives the connection until the head of the answer is there.
     pub(super) async fn exchange(
         mut self: Box<Self>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         pool: &Arc<Pool>,
     ) -> Result<Response<ResponseBody>, Failed> {
         if request.headers().contains_key(UPGRADE) {
-            return Box::pin(self.exchange_upgrade(request)).await;
+            return Box::pin(self.exchange_upgrade(*request)).await;
         }
         let sent = request.body_mut().watch();
         let gate = sent.as_ref().and_then(|_| wait_for_100(&mut request));
         self.received.restart(repeat::is_repeatable(&request));
-        let mut answer = pin!(quietly(|| self.sender.try_send_request(request)));
+        let mut answer = pin!(quietly(|| self.sender.try_send_request(*request)));
         let answered = poll_fn(|cx| {
             let _ = self.poll(cx);
             // It comes of the poll above and of nothing else: to be woken as well would be one more

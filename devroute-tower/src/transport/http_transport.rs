@@ -73,7 +73,7 @@ struct Inner {
 }
 
 /// What came of the open connections: the end of it, or the request, which is still to be sent.
-type Pooled = ControlFlow<Result<Response<ResponseBody>, Error>, Request<Body>>;
+type Pooled = ControlFlow<Result<Response<ResponseBody>, Error>, Box<Request<Body>>>;
 
 /// The answer to come, or why there is none.
 pub type ResponseFuture =
@@ -209,13 +209,13 @@ impl HttpTransport {
     /// Sends `request` to `peer`, which needs not be in its URI.
     ///
     /// Whatever is not for every request is in a box of its own: this future is moved with each of them, and
-    /// is as large as the largest of what it waits for.
+    /// is as large as the largest of what it waits for. So is the request, which each of these futures has twice.
     pub(super) async fn send(
         self,
         peer: Peer,
         protocol: Protocol,
         authority: Option<Authority>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<ResponseBody>, Error> {
         match protocol {
             Protocol::Negotiated if peer.scheme() == Scheme::HTTPS => {
@@ -255,7 +255,7 @@ impl HttpTransport {
         self,
         peer: Peer,
         authority: Option<Authority>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<ResponseBody>, Error> {
         let as_h1 = |request: &mut Request<Body>| {
             if request.version() == Version::HTTP_2 {
@@ -307,7 +307,7 @@ impl HttpTransport {
         request.body_mut().watch_trailers(Some(watch));
     }
 
-    async fn pooled_h1(&self, peer: &Peer, mut request: Request<Body>) -> Pooled {
+    async fn pooled_h1(&self, peer: &Peer, mut request: Box<Request<Body>>) -> Pooled {
         while let Some(connection) = self.0.pool.take_h1(peer) {
             let failed = match connection.exchange(request, &self.0.pool).await {
                 Ok(response) => return ControlFlow::Break(Ok(response)),
@@ -315,9 +315,9 @@ impl HttpTransport {
             };
             match (failed.unsent, failed.again) {
                 // It was closed after the last look and before the first byte.
-                (Some(unsent), _) => request = *unsent,
+                (Some(unsent), _) => request = unsent,
                 // It was closed as we wrote.
-                (None, Some(again)) => return ControlFlow::Continue(*again),
+                (None, Some(again)) => return ControlFlow::Continue(again),
                 (None, None) => return ControlFlow::Break(Err(failed.error)),
             }
         }
@@ -328,7 +328,7 @@ impl HttpTransport {
         &self,
         peer: Peer,
         dialled: Dialled,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<ResponseBody>, Error> {
         let connection = h1::Connection::new(peer, dialled).await?;
         connection
@@ -337,19 +337,19 @@ impl HttpTransport {
             .map_err(|failed| failed.error)
     }
 
-    async fn pooled_h2(&self, peer: &Peer, request: Request<Body>) -> Pooled {
+    async fn pooled_h2(&self, peer: &Peer, request: Box<Request<Body>>) -> Pooled {
         let Some(connection) = self.0.pool.take_h2(peer) else {
             return ControlFlow::Continue(request);
         };
         let copy = copy(&request);
-        let failed = match connection.send(request).await {
+        let failed = match connection.send(*request).await {
             Ok(response) => return ControlFlow::Break(Ok(response)),
             Err(failed) => failed,
         };
         let is_closed = failed.error.kind() == ErrorKind::ConnectionClosed;
         let request = match (failed.unsent, copy) {
-            (Some(unsent), _) => *unsent,
-            (None, Some(copy)) if failed.is_unprocessed || is_closed => *copy,
+            (Some(unsent), _) => unsent,
+            (None, Some(copy)) if failed.is_unprocessed || is_closed => copy,
             (None, _) => return ControlFlow::Break(Err(failed.error)),
         };
         // It is not the one for the next request either.
@@ -361,12 +361,12 @@ impl HttpTransport {
         &self,
         peer: Peer,
         dialled: Dialled,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<ResponseBody>, Error> {
         let connection = h2::Connection::new(peer.clone(), dialled).await?;
         self.0.pool.put_h2(peer, connection.clone());
         connection
-            .send(request)
+            .send(*request)
             .await
             .map_err(|failed| failed.error)
     }
@@ -387,8 +387,9 @@ impl Service<Request<Body>> for HttpTransport {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let transport = self.clone();
+        let mut request = Box::new(request);
         Box::pin(async move {
             let destination = request.extensions_mut().remove::<Destination>();
             let tls_name = destination.as_ref().and_then(Destination::tls_name);

@@ -254,13 +254,13 @@ where
         Box::pin(async move {
             let sent = match timeout {
                 None => {
-                    let request = Request::from_parts(parts, body);
+                    let request = Box::new(Request::from_parts(parts, body));
                     transport.send(peer, protocol, authority, request).await
                 }
                 // In a box of its own, so that nobody else carries a timer.
                 Some(timeout) => {
                     let (turn, body) = Turn::watch(body);
-                    let request = Request::from_parts(parts, body);
+                    let request = Box::new(Request::from_parts(parts, body));
                     let sent = transport.send(peer, protocol, authority, request);
                     Box::pin(turn.limit(timeout, addr, sent)).await
                 }
