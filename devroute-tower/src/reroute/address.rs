@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use devroute_core::{Host, Permit, Refusal, Target};
+use devroute_core::{Host, Permit, Refusal, Target, TargetPolicy};
 
 use super::Settings;
 use crate::transport::{Error, ErrorKind};
@@ -48,18 +48,62 @@ async fn resolve(
         .find(name.into(), target.port(), settings.resolve_timeout)
         .await
         .map_err(NoAddress::Error)?;
-    let mut judged = Vec::new();
-    for addr in found {
-        let addr = settings
-            .policy
-            .judge_addr(addr)
-            .map_err(NoAddress::Refused)?;
-        if judged.len() < MAX_ADDRESSES && !judged.contains(&addr) {
-            judged.push(addr);
-        }
-    }
+    let mut judged = judged(found, &settings.policy).map_err(NoAddress::Refused)?;
     if judged.is_empty() {
         return Err(NoAddress::Error(Error::without_addr(ErrorKind::DnsFailed)));
     }
     Ok((judged.remove(0), judged))
+}
+
+/// Those that are dialled, each once; judged are those too that are not.
+fn judged(found: Vec<SocketAddr>, policy: &TargetPolicy) -> Result<Vec<SocketAddr>, Refusal> {
+    let mut judged = Vec::new();
+    for addr in found {
+        let addr = policy.judge_addr(addr)?;
+        if judged.len() < MAX_ADDRESSES && !judged.contains(&addr) {
+            judged.push(addr);
+        }
+    }
+    Ok(judged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(found: &[&str]) -> Result<Vec<String>, SocketAddr> {
+        let found = found.iter().map(|addr| addr.parse().unwrap()).collect();
+        match judged(found, &TargetPolicy::default()) {
+            Ok(judged) => Ok(judged.iter().map(ToString::to_string).collect()),
+            Err(refusal) => Err(refusal.addr().unwrap()),
+        }
+    }
+
+    #[test]
+    fn rule_03_four_addresses_of_a_name_are_dialled_each_once() {
+        let four = ["10.0.0.1:80", "[fd00::1]:80", "10.0.0.2:80", "10.0.0.3:80"];
+        assert_eq!(judge(&four).unwrap(), four);
+        let more = [&four[..], &["10.0.0.4:80", "10.0.0.5:80"]].concat();
+        assert_eq!(judge(&more).unwrap(), four);
+        let twice = ["10.0.0.1:80", "10.0.0.1:80", "[::ffff:10.0.0.1]:80"];
+        assert_eq!(judge(&twice).unwrap(), four[..1]);
+        assert_eq!(judge(&[]).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn rule_03_one_address_that_is_refused_refuses_the_name_also_where_it_is_not_dialled() {
+        let metadata = "169.254.169.254:80";
+        for place in 0..6 {
+            let mut found = [
+                "10.0.0.1:80",
+                "10.0.0.2:80",
+                "10.0.0.3:80",
+                "10.0.0.4:80",
+                "10.0.0.5:80",
+            ]
+            .to_vec();
+            found.insert(place, metadata);
+            assert_eq!(judge(&found), Err(metadata.parse().unwrap()), "{place}");
+        }
+    }
 }

@@ -94,3 +94,47 @@ where
             .map_or_else(|| SizeHint::clone(&self.size_hint), |body| body.size_hint())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+
+    fn held(text: &'static str) -> (Slot<Full<Bytes>>, TakeOnce<Full<Bytes>>) {
+        let slot = Slot::new(Full::from(text));
+        (slot.clone(), TakeOnce::new(slot))
+    }
+
+    #[tokio::test]
+    async fn rule_16_a_body_that_is_held_knows_its_length_and_its_end() {
+        let (_, empty) = held("");
+        assert_eq!(
+            (empty.size_hint().exact(), empty.is_end_stream()),
+            (Some(0), true)
+        );
+
+        let (_, mut body) = held("abc");
+        assert_eq!(
+            (body.size_hint().exact(), body.is_end_stream()),
+            (Some(3), false)
+        );
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "abc");
+        assert_eq!(
+            (body.size_hint().exact(), body.is_end_stream()),
+            (Some(0), true)
+        );
+    }
+
+    #[tokio::test]
+    async fn rule_13_one_of_the_two_has_the_body() {
+        let (slot, mut body) = held("abc");
+        body.frame().await.unwrap().unwrap();
+        assert!(slot.take().is_none(), "the target has it");
+
+        let (slot, mut body) = held("abc");
+        assert!(slot.take().is_some());
+        assert!(body.frame().await.unwrap().is_err(), "the baseline has it");
+    }
+}

@@ -7,7 +7,7 @@ use devroute_tower::{
     transport::{HttpTransport, Upstream},
 };
 use http::Request as HttpRequest;
-use tower::Layer as _;
+use tower::{Layer as _, ServiceExt as _};
 
 use crate::support::{
     client, contract, echo, get, layer, nobody, policy, send, serve, serve_hyper,
@@ -126,6 +126,29 @@ async fn rule_07_the_mark_of_another_service_goes_no_further() {
             !answer.headers.contains_key("echo-x-devroute-matched"),
             "{answer:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn rule_14_what_was_rerouted_already_is_told_with_its_target() {
+    for (service, named) in [("foo", true), ("bar", false)] {
+        let sent = contract(service, "192.168.1.12:8001");
+        let request = HttpRequest::get("/")
+            .header("x-devroute", sent)
+            .header("x-devroute-matched", "foo")
+            .body(Body::empty())
+            .unwrap();
+        let service = layer().layer(echo("baseline"));
+        let answer = service.oneshot(request).await.unwrap();
+        let outcome = answer.extensions().get::<Outcome>().unwrap();
+        assert_eq!(outcome.kind(), OutcomeKind::AlreadyRerouted);
+        let told = (outcome.service(), outcome.target());
+        let told = (
+            told.0.map(ToString::to_string),
+            told.1.map(ToString::to_string),
+        );
+        let ours = |text: &str| named.then(|| text.to_owned());
+        assert_eq!(told, (ours("foo"), ours("192.168.1.12:8001")));
     }
 }
 
@@ -256,6 +279,92 @@ async fn rule_19_what_is_no_router_is_not_said_to_be_the_target() {
 }
 
 #[tokio::test]
+async fn rule_19_what_a_router_says_is_what_became_of_it() {
+    let laptop = serve(echo("laptop")).await;
+    let never = Upstream::new(HttpTransport::new(), crate::support::nobody().await);
+    let router = DevRouteLayer::router().policy(policy());
+    let router = serve_hyper(router.layer(never.clone())).await;
+    let strict_router = serve_hyper(DevRouteLayer::router().layer(never)).await;
+    let somebody = serve(echo("somebody")).await;
+    for (router, kind, cause) in [
+        (router, OutcomeKind::Rerouted, None),
+        (strict_router, OutcomeKind::Failed, Some("router")),
+        (somebody, OutcomeKind::Failed, Some("router_unreachable")),
+    ] {
+        let request = HttpRequest::get("/")
+            .header("host", "foo")
+            .header("x-devroute", contract("foo", laptop))
+            .body(Body::empty())
+            .unwrap();
+        let layer = DevRouteLayer::new("foo").via(router);
+        let answer = layer
+            .layer(echo("baseline"))
+            .oneshot(request)
+            .await
+            .unwrap();
+        let outcome = answer.extensions().get::<Outcome>().unwrap();
+        assert_eq!((outcome.kind(), outcome.cause()), (kind, cause));
+    }
+}
+
+#[tokio::test]
+async fn rule_12_where_the_router_is_is_said_unless_addresses_are_not() {
+    let laptop = nobody().await;
+    let router = nobody().await;
+    for (reveals, through) in [
+        (true, format!("through the router at {router}")),
+        (false, "through a router".to_owned()),
+    ] {
+        let layer = DevRouteLayer::new("foo")
+            .via(router)
+            .reveal_addresses(reveals);
+        let answer = get(
+            serve(echo("baseline").layer(layer)).await,
+            &contract("foo", laptop),
+        )
+        .await;
+        assert_eq!(answer.status, 502, "{answer:?}");
+        assert!(
+            answer.problem()["detail"]
+                .as_str()
+                .unwrap()
+                .contains(&through),
+            "{answer:?}"
+        );
+        assert_eq!(answer.body.contains(&router.to_string()), reveals);
+    }
+}
+
+/// Where a process runs in Kubernetes is known by a variable, so this runs itself in one.
+#[tokio::test]
+async fn rule_05_a_layer_without_a_policy_knows_that_it_is_in_kubernetes() {
+    const HOST: &str = "KUBERNETES_SERVICE_HOST";
+    let Ok(api_server) = std::env::var(HOST) else {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg("inbound::rule_05_a_layer_without_a_policy_knows_that_it_is_in_kubernetes")
+            .env(HOST, "10.96.0.1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+            "{output:?}"
+        );
+        return;
+    };
+    let addr = serve(echo("baseline").layer(DevRouteLayer::new("foo"))).await;
+    for (target, reason) in [
+        (format!("{api_server}:443"), "kubernetes_api"),
+        ("10.1.2.3:10250".to_owned(), "kubernetes_port"),
+    ] {
+        let answer = get(addr, &contract("foo", target)).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+        let mark = format!("foo=none; reason={reason}");
+        assert_eq!(answer.field("x-devroute-routed"), mark);
+    }
+}
+
+#[tokio::test]
 #[should_panic(expected = "service name")]
 async fn a_name_that_is_none_panics_when_the_layer_is_made() {
     let _ = DevRouteLayer::new("not a name");
@@ -339,8 +448,6 @@ async fn logged(work: impl Future<Output = ()>) -> String {
 
 #[tokio::test]
 async fn off_logs_one_line_about_the_contracts_it_sees() {
-    use tower::ServiceExt as _;
-
     let baseline = tower::service_fn(|_: HttpRequest<String>| {
         std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
             String::new(),
@@ -369,9 +476,31 @@ async fn off_logs_one_line_about_the_contracts_it_sees() {
 }
 
 #[tokio::test]
-async fn who_asks_is_told_of_callers_that_do_not_wait_for_a_target() {
-    use tower::ServiceExt as _;
+async fn carry_logs_one_line_about_what_is_no_contract() {
+    let service = layer().mode(Mode::Carry).layer(echo("baseline"));
+    let ask = |contract: &'static str| {
+        let request = HttpRequest::get("/").header("x-devroute", contract);
+        service
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+    };
+    let log = logged(async {
+        ask("{}").await.unwrap();
+    });
+    assert_eq!(log.await, "");
+    let log = logged(async {
+        for _ in 0..100 {
+            ask("{").await.unwrap();
+        }
+    });
+    let log = log.await;
+    // Once a minute; a minute may end while the loop runs.
+    assert!((1..=2).contains(&log.lines().count()), "{log}");
+    assert!(log.contains("malformed contract at byte 1"), "{log}");
+}
 
+#[tokio::test]
+async fn who_asks_is_told_of_callers_that_do_not_wait_for_a_target() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = silent.local_addr().unwrap();
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));

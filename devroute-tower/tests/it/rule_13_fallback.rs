@@ -4,7 +4,9 @@ use axum::{Router, body::Body, routing::get as route};
 use devroute_tower::{OnFailure, context};
 use http::Request;
 
-use crate::support::{Then, client, contract, echo, get, layer, nobody, raw_target, send, serve};
+use crate::support::{
+    Then, client, contract, echo, get, layer, nobody, policy, raw_target, send, serve,
+};
 
 #[tokio::test]
 async fn the_baseline_gets_the_same_head_and_body() {
@@ -63,6 +65,22 @@ async fn a_refused_target_is_refused_all_the_same() {
         403
     );
     assert_eq!(get(addr, "{").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_falls_back_where_that_is_wanted_only() {
+    let policy = policy().allow_suffix(".invalid".parse().unwrap());
+    let layer = layer().policy(policy);
+    let sent = contract("foo", "nowhere.invalid:80");
+    for (on_failure, status, mark) in [
+        (OnFailure::Fallback, 200, "foo=baseline; reason=dns_failed"),
+        (OnFailure::Fail, 502, "foo=none; reason=dns_failed"),
+    ] {
+        let layer = layer.clone().on_failure(on_failure);
+        let answer = get(serve(echo("baseline").layer(layer)).await, &sent).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.field("x-devroute-routed"), mark);
+    }
 }
 
 #[tokio::test]
