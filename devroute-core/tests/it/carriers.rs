@@ -1,6 +1,6 @@
 //! Section "Carriers": rules 9 and 10, from a file that other implementations read too, and the limits.
 
-use devroute_core::carrier::{self, Unwritten, Written};
+use devroute_core::carrier::{self, Unwritten, Written, baggage};
 use devroute_core::{Contract, ContractErrorKind};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -268,6 +268,20 @@ fn rule_11_removing_takes_ours_and_leaves_the_rest_byte_for_byte() {
         assert_eq!(left, after, "{before:?}");
         assert_eq!(headers.len(), after.len());
     }
+}
+
+#[test]
+fn rule_10_a_contract_that_is_too_long_once_it_is_spelled_for_a_member_is_not_written() {
+    let contract: Contract = format!("{{\"$x\":\"{}\"}}", "%".repeat(2000))
+        .parse()
+        .unwrap();
+    let value = baggage::encode(&contract);
+    let error = baggage::decode(value.as_bytes()).unwrap_err();
+    assert_eq!(error.kind(), ContractErrorKind::TooLong);
+    let mut headers = HeaderMap::new();
+    let written = carrier::write(&mut headers, &contract);
+    assert_eq!(written, Written::FieldOnly(Unwritten::MemberTooLong));
+    assert_eq!(carrier::read(&headers), Ok(Some(contract)));
 }
 
 #[test]
