@@ -367,6 +367,15 @@ mod tests {
     }
 
     #[test]
+    fn rule_16_trailers_are_asked_for_only_where_the_client_does() {
+        for (name, value) in [("te", "gzip"), ("keep-alive", "timeout=5"), ("x-kept", "1")] {
+            let mut parts = parts(Request::get("/").header(name, value));
+            request_head(&mut parts, &body(""), Protocol::Http1, None);
+            assert!(!parts.headers.contains_key("te"), "{name}");
+        }
+    }
+
+    #[test]
     fn rule_16_absolute_form_decides_the_host() {
         let mut parts = parts(Request::get("http://u:p@foo:81/x").header("host", "evil"));
         request_head(&mut parts, &body(""), Protocol::Http1, None);
@@ -433,6 +442,20 @@ mod tests {
         let mut parts = parts(Request::get("/"));
         request_head(&mut parts, &OfUnknownLength, Protocol::Http1, None);
         assert_eq!(lines(&parts.headers, "transfer-encoding"), ["chunked"]);
+    }
+
+    #[test]
+    fn rule_16_a_body_whose_length_is_known_from_anywhere_is_not_chunked() {
+        let is_chunked = |parts: &request::Parts| parts.headers.contains_key("transfer-encoding");
+        for text in ["", "abc"] {
+            let mut by_itself = parts(Request::post("/"));
+            request_head(&mut by_itself, &body(text), Protocol::Http1, None);
+            assert!(!is_chunked(&by_itself), "{text:?}");
+        }
+        // With both, two readers could each believe another one.
+        let mut by_its_field = parts(Request::post("/").header("content-length", "3"));
+        request_head(&mut by_its_field, &OfUnknownLength, Protocol::Http1, None);
+        assert!(!is_chunked(&by_its_field));
     }
 
     struct OfUnknownLength;

@@ -1,7 +1,9 @@
 //! Rule 17: gRPC over HTTP/2, the rest over HTTP/1.1, upgrades as bytes.
 
+use std::convert::Infallible;
+
 use axum::{Router, body::Body, extract::Request as AxumRequest};
-use devroute_tower::{OnFailure, transport::HttpTransport, transport::Upstream};
+use devroute_tower::{OnFailure, hop, transport::HttpTransport, transport::Upstream};
 use http::Request;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -119,6 +121,29 @@ async fn an_upgrade_is_tunnelled_to_the_target_the_baseline_and_after_a_fallback
     tokio::spawn(switching(listener));
     let service = layer().on_failure(OnFailure::Fallback).layer(upstream);
     upgrade_through(serve_hyper(service).await, &contract("foo", nobody().await)).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_is_joined_with_whatever_stream_carries_it() {
+    let service = tower::service_fn(|request: Request<hyper::body::Incoming>| async move {
+        let (mut parts, _body) = request.into_parts();
+        let upgrade = hop::Upgrade::take(&mut parts).unwrap();
+        let answer = http::Response::builder()
+            .status(101)
+            .header("connection", "upgrade")
+            .header("upgrade", upgrade.protocol())
+            .header("sec-websocket-accept", "x");
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        upgrade.join(ours);
+        tokio::spawn(async move {
+            theirs.write_all(b"hi").await.unwrap();
+            let (mut read, mut write) = tokio::io::split(theirs);
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        Ok::<_, Infallible>(answer.body(Body::empty()).unwrap())
+    });
+    upgrade_through(serve_hyper(service).await, "{}").await;
 }
 
 #[tokio::test]
