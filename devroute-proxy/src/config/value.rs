@@ -499,6 +499,150 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_numbers_and_has_a_port() {
+        let addr = "127.0.0.1:80".parse().unwrap();
+        assert_eq!(address("127.0.0.1:80"), Ok(addr));
+        assert_eq!(address_or_off("127.0.0.1:80"), Ok(Some(addr)));
+        assert_eq!(address_or_off("off"), Ok(None));
+        assert_eq!(ip("fd00::1"), Ok("fd00::1".parse().unwrap()));
+        for wrong in ["", "127.0.0.1", "localhost:80", "127.0.0.1:65536", "OFF"] {
+            let error = address(wrong).unwrap_err();
+            assert!(error.contains("such as 127.0.0.1:8080"), "{error}");
+            assert_eq!(address_or_off(wrong), Err(format!("{error}, or `off`")));
+        }
+        for wrong in ["127.0.0.1:80", "[::1]", "localhost"] {
+            assert!(ip(wrong).unwrap_err().contains(wrong));
+        }
+    }
+
+    #[test]
+    fn a_number_ends_where_it_may() {
+        assert_eq!((port("1"), port("65535")), (Ok(1), Ok(65535)));
+        for wrong in ["0", "65536", "-1", "", "http"] {
+            assert!(port(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(count("1").map(NonZeroUsize::get), Ok(1));
+        assert_eq!(count("1024").map(NonZeroUsize::get), Ok(1024));
+        for wrong in ["0", "1025", "-1", ""] {
+            assert!(count(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(number_or_off("off"), Ok(None));
+        assert_eq!(number_or_off("1"), Ok(Some(1)));
+        assert_eq!(number_or_off("1048576"), Ok(Some(1_048_576)));
+        for wrong in ["0", "1048577", "OFF"] {
+            let error = number_or_off(wrong).unwrap_err();
+            assert!(error.ends_with(", or `off`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_its_unit() {
+        const MIB: usize = 1_048_576;
+        assert_eq!(table_size("1MiB"), Ok(MIB));
+        assert_eq!(table_size("1024KiB"), Ok(MIB));
+        assert_eq!(table_size("1GiB"), Ok(1024 * MIB));
+        for wrong in ["1023KiB", "1025MiB", "16", "16MB", "off"] {
+            assert!(table_size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(body_size("off"), Ok(None));
+        assert_eq!(body_size("0KiB"), Ok(Some(0)));
+        assert_eq!(body_size("3MiB"), Ok(Some(3 * MIB)));
+        for wrong in ["", "3", "MiB", "OFF", "18446744073709551615KiB"] {
+            assert!(body_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_may_be_days() {
+        let hours = |hours: u64| Ok(Duration::from_secs(hours * 60 * 60));
+        assert_eq!(duration("1h"), hours(1));
+        assert_eq!(duration("24h"), hours(24));
+        assert!(duration("86400001ms").is_err());
+        assert_eq!(lifetime("8h"), hours(8));
+        assert_eq!(lifetime("1d"), hours(24));
+        assert_eq!(lifetime("30d"), hours(30 * 24));
+        for wrong in ["0d", "31d", "d", "1.5d", "-1d", "0s", "25h"] {
+            assert!(lifetime(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_location_has_a_port_and_can_be_connected_to() {
+        for addr in ["10.0.0.7:8080", "[fd00::7]:1"] {
+            let expected = Location::Address(addr.parse().unwrap());
+            assert_eq!(location(addr), Ok(expected));
+        }
+        let name = Location::Name("devroute-router.devroute.svc".to_owned(), 8080);
+        assert_eq!(location("devroute-router.devroute.svc:8080"), Ok(name));
+        for wrong in [
+            "",
+            "10.0.0.7",
+            "[fd00::7]",
+            "foo",
+            "foo:0",
+            "10.0.0.7:0",
+            "0.0.0.0:80",
+            "[::]:80",
+            "a b:80",
+            "http://foo:80",
+        ] {
+            assert!(location(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_word_means_one_thing_and_others_are_refused() {
+        assert_eq!((boolean("true"), boolean("false")), (Ok(true), Ok(false)));
+        assert_eq!(on_failure("fail"), Ok(OnFailure::Fail));
+        assert_eq!(on_failure("fallback"), Ok(OnFailure::Fallback));
+        assert_eq!(only_fail("fail"), Ok(()));
+        assert!(only_fail("fallback").unwrap_err().contains("no baseline"));
+        assert_eq!(forwarded("x-forwarded"), Ok(ForwardedFields::XForwarded));
+        assert_eq!(forwarded("forwarded"), Ok(ForwardedFields::Forwarded));
+        assert_eq!(forwarded("both"), Ok(ForwardedFields::Both));
+        assert_eq!(forwarded("none"), Ok(ForwardedFields::None));
+        assert_eq!(forwarded_on_all("all"), Ok(true));
+        assert_eq!(forwarded_on_all("rerouted"), Ok(false));
+        assert_eq!(half_close("gone"), Ok(HalfClose::Gone));
+        assert_eq!(half_close("keep"), Ok(HalfClose::Keep));
+        assert_eq!(log_format("human"), Ok(LogFormat::Human));
+        assert_eq!(log_format("json"), Ok(LogFormat::Json));
+        assert_eq!(log_format("auto"), Ok(LogFormat::Auto));
+        for wrong in ["", "yes", "Fail"] {
+            let said = format!("{wrong:?} is n");
+            for error in [
+                boolean(wrong).unwrap_err(),
+                on_failure(wrong).unwrap_err(),
+                only_fail(wrong).unwrap_err(),
+                forwarded(wrong).unwrap_err(),
+                forwarded_on_all(wrong).unwrap_err(),
+                half_close(wrong).unwrap_err(),
+                log_format(wrong).unwrap_err(),
+            ] {
+                assert!(error.starts_with(&said), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_networks_are_those_of_the_contract() {
+        assert_eq!(service("foo").unwrap(), "foo");
+        assert!(service("foo bar").unwrap_err().contains("at byte 3"));
+        assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert!(network("10.0.0.5/8").is_err());
+        assert_eq!(suffix(".ts.net").unwrap().to_string(), ".ts.net");
+        assert!(suffix("..").is_err());
+        assert!(tls_name("foo.example").is_ok());
+        assert!(
+            tls_name("foo/bar")
+                .unwrap_err()
+                .starts_with("\"foo/bar\" is ")
+        );
+        assert!(matches!(allow("loopback"), Ok(Allow::Loopback)));
+        assert!(matches!(allow("cgnat"), Ok(Allow::Cgnat)));
+    }
+
+    #[test]
     fn a_filter_is_made_of_levels() {
         for right in [
             "debug",
