@@ -79,7 +79,7 @@ pub(super) fn read_into<S: Sink>(
 /// The contract as a member's value.
 ///
 /// What it decodes to has no `%`, which takes six bytes there. So a contract of several KiB that has many may become one
-/// that is too long to be [read](decode); [`write`] does not write those.
+/// that is too long to be [read](decode); [`write()`] does not write those.
 #[must_use]
 pub fn encode(contract: &Contract) -> String {
     // It is ASCII.
