@@ -238,6 +238,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lengths_and_sizes_have_all_their_digits() {
+        let twelve = "\n".repeat(12);
+        for length in ["12", "0000000000000000012"] {
+            let head = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+            passes(&format!("{head}{twelve}{GET}")).await;
+            is_no_head(&format!("{head}{twelve}"), "\n").await;
+        }
+        let eighteen = "\n".repeat(0x12);
+        for size in ["12", "0000000000000012"] {
+            let chunk = format!("{CHUNKED}{size}\r\n{eighteen}");
+            passes(&format!("{chunk}\r\n0\r\n\r\n{GET}")).await;
+            is_no_body(&chunk, "\n").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_end_with_an_empty_line() {
+        let trailers = "a: b\r\nc: d\r\nContent-Length: x\r\n";
+        passes(&format!("{CHUNKED}0\r\n{trailers}\r\n{GET}")).await;
+        is_no_head(&format!("{CHUNKED}0\r\n{trailers}\r\n"), "\n").await;
+    }
+
+    #[tokio::test]
     async fn lines_end_in_crlf_and_have_no_cr() {
         for bad in [
             "GET / HTTP/1.1\nhost: a\r\n\r\n",
@@ -269,6 +292,8 @@ mod tests {
             "Content-Length: +5\r\n",
             "Content-Length: 0x5\r\n",
             "Content-Length: 5 5\r\n",
+            // Of which only the beginning is kept where it comes in pieces.
+            &format!("Content-Length: 5{}6\r\n", " ".repeat(200)),
             "Content-Length:\r\n",
             "Content-Length: 00000000000000000005\r\n",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",

@@ -312,3 +312,23 @@ fn trim(value: &[u8]) -> &[u8] {
 fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_before_what_is_refused_is_good() {
+        let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let post = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
+        for (good, bad, is_head) in [
+            ("", "GET / HTTP/1.1\r\nhost: a\nx\r\n", true),
+            (get, "GET / HTTP/1.1\r\nhost: a\r\nx\n\r\n", true),
+            (post, "x\r\n", false),
+        ] {
+            let refused = Reader::default().read(format!("{good}{bad}").as_bytes());
+            let good = good.len();
+            assert_eq!(refused, Err(Refused { is_head, good }), "{bad:?}");
+        }
+    }
+}
