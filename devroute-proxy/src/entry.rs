@@ -75,6 +75,12 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use devroute_tower::core::Contract;
+    use devroute_tower::core::carrier::baggage;
+    use devroute_tower::core::signature::{AuthorizedKeys, PrivateKeyFile, SigningKey};
+
     use super::*;
 
     fn cleaned(entry: &Entry, client: &str) -> HeaderMap {
@@ -112,6 +118,66 @@ mod tests {
         for inside in ["10.255.0.1:9", "[fd00::1]:9", "[::ffff:10.0.0.1]:9"] {
             assert_eq!(cleaned(&entry, inside).len(), 5, "{inside}");
             assert!(carrier::is_present(&cleaned(&entry, inside)), "{inside}");
+        }
+    }
+
+    #[test]
+    fn rule_20_of_what_comes_from_outside_what_is_well_signed_may_stay() {
+        let vectors = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../devroute-core/tests/vectors"
+        );
+        let vector = |name: &str| std::fs::read(format!("{vectors}/{name}")).unwrap();
+        let PrivateKeyFile::Plain(key) = SigningKey::from_openssh(&vector("alice")).unwrap() else {
+            panic!("it is not encrypted")
+        };
+        let unsigned: Contract = r#"{"foo":"10.0.0.1:80"}"#.parse().unwrap();
+        let expires = SystemTime::now() + Duration::from_secs(60);
+        let signed = key.sign_contract(&unsigned, expires).unwrap();
+        let left = |cookie: bool, fields: &[(&'static str, &Contract)]| {
+            let config = EntryConfig {
+                strip: Strip::Unsigned,
+                trust: Default::default(),
+                cookie,
+            };
+            let keys = AuthorizedKeys::parse(&vector("alice.pub"));
+            let mut headers = HeaderMap::new();
+            for (name, contract) in fields {
+                let value = match *name {
+                    "x-devroute" => contract.to_string(),
+                    _ => format!("devroute={}", baggage::encode(contract)),
+                };
+                headers.append(*name, value.parse().unwrap());
+            }
+            Entry::new(config, Some(Verifier::new(keys))).clean(&mut headers);
+            let mut left: Vec<_> = headers.keys().map(ToString::to_string).collect();
+            left.sort_unstable();
+            left.join(" ")
+        };
+        for (is_on, fields, stays) in [
+            (false, &[("x-devroute", &unsigned)][..], ""),
+            (false, &[("x-devroute", &signed)], "x-devroute"),
+            (false, &[("baggage", &unsigned)], ""),
+            (false, &[("baggage", &signed)], "baggage"),
+            (true, &[("cookie", &unsigned)], ""),
+            (true, &[("cookie", &signed)], "cookie"),
+            // Nobody reads it here.
+            (false, &[("cookie", &unsigned)], ""),
+            (false, &[("cookie", &signed)], ""),
+            (
+                false,
+                &[("x-devroute", &signed), ("cookie", &signed)],
+                "x-devroute",
+            ),
+            // What counts is the field, and the layer inside takes the other one off.
+            (
+                true,
+                &[("x-devroute", &signed), ("cookie", &unsigned)],
+                "cookie x-devroute",
+            ),
+            (true, &[("x-devroute", &unsigned), ("cookie", &signed)], ""),
+        ] {
+            assert_eq!(left(is_on, fields), stays, "{is_on} {fields:?}");
         }
     }
 }

@@ -63,10 +63,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_idempotent_and_has_no_body_may_go_twice() {
+        let is = |method: &str, body: Body, field: (&'static str, &str)| {
+            let request = Request::builder().method(method).header(field.0, field.1);
+            is_repeatable(&request.body(body).unwrap())
+        };
+        let accept = ("accept", "a/b");
+        for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+            assert!(is(method, Body::empty(), accept), "{method}");
+            assert!(!is(method, Body::new("a".to_owned()), accept), "{method}");
+        }
+        for method in ["POST", "PATCH", "LINK"] {
+            assert!(!is(method, Body::empty(), accept), "{method}");
+        }
+        assert!(!is("GET", Body::empty(), ("upgrade", "websocket")));
+    }
+
+    #[test]
     fn as_many_fields_as_a_client_may_send() {
-        let fields: String = (0..1000).map(|n| format!("x-{n}: {n}\r\n")).collect();
-        let request = request(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes()).unwrap();
-        assert_eq!(request.headers().len(), 1000);
+        let with = |fields: usize| {
+            let fields: String = (0..fields).map(|n| format!("x-{n}: {n}\r\n")).collect();
+            request(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes())
+        };
+        assert_eq!(with(1000).unwrap().headers().len(), 1000);
+        assert!(with(9000).is_none());
     }
 
     #[test]
