@@ -166,6 +166,11 @@ mod tests {
             (false, &[("cookie", &signed)], ""),
             (
                 false,
+                &[("cookie", &signed), ("x-devroute-matched", &signed)],
+                "",
+            ),
+            (
+                false,
                 &[("x-devroute", &signed), ("cookie", &signed)],
                 "x-devroute",
             ),
