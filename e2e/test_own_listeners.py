@@ -1,5 +1,6 @@
 """A contract never leads into the proxy itself: none of its listeners, by none of this machine's addresses (rule 5)."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -106,7 +107,11 @@ def ask(proxy, target):
 
 def listens_at(pid):
     """The ports that a process listens at."""
-    links = [os.readlink(each) for each in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for each in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        # What the process closes between the two calls is no listener.
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(each))
     found = set()
     for table in "tcp", "tcp6":
         for line in pathlib.Path(f"/proc/{pid}/net/{table}").read_text("ascii").splitlines()[1:]:
