@@ -11,6 +11,7 @@ use devroute_proxy::config::Settings;
 use devroute_proxy::{print, run};
 
 /// Chosen by measurement, see docs/performance.md.
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
