@@ -239,8 +239,92 @@ fn can_be_bound(ip: IpAddr) -> bool {
 }
 
 #[cfg(test)]
+impl Connector {
+    /// One that limits nothing but the time.
+    pub(super) fn unlimited() -> Self {
+        Self {
+            timeout: Duration::from_secs(20),
+            own_listeners: Arc::default(),
+            policy: None,
+            open: OpenConnections::default(),
+            connects: None,
+            lookups: Lookups::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
     use super::*;
+
+    /// A listener, and where it is.
+    async fn listener(ip: [u8; 4]) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::from(ip), 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    /// A port that nobody listens at, and nobody else can have as long as it is held.
+    fn refuses() -> (TcpSocket, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let addr = socket.local_addr().unwrap();
+        (socket, addr)
+    }
+
+    async fn dial_any(connector: &Connector, addrs: &[SocketAddr]) -> Result<SocketAddr, Error> {
+        let (first, others) = addrs.split_first().unwrap();
+        let peer = Peer::plain(*first).or(others);
+        match connector.dial(&peer, Protocol::Http1).await?.0 {
+            Stream::Tcp(stream) => Ok(stream.peer_addr().unwrap()),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => unreachable!("the peer is plain"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_address_of_a_name_is_tried_after_the_other() {
+        let ((_one, one), (_two, two)) = (
+            listener([127, 0, 0, 1]).await,
+            listener([127, 0, 0, 1]).await,
+        );
+        let (_held, refuses) = refuses();
+        let connector = Connector::unlimited();
+        for (addrs, reached) in [
+            (&[one, two][..], one),
+            (&[refuses, two], two),
+            (&[refuses, refuses, one, two], one),
+        ] {
+            assert_eq!(dial_any(&connector, addrs).await.unwrap(), reached);
+        }
+        let error = dial_any(&connector, &[refuses, refuses]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn rule_05_a_name_with_a_prohibited_address_is_not_tried_further() {
+        let ((prohibited, no), (allowed, yes)) = (
+            listener([127, 0, 0, 1]).await,
+            listener([127, 0, 0, 2]).await,
+        );
+        let policy = TargetPolicy::default().allow("127.0.0.2/32".parse().unwrap());
+        let connector = Connector {
+            policy: Some(Arc::new(policy)),
+            ..Connector::unlimited()
+        };
+        assert_eq!(dial_any(&connector, &[yes, no]).await.unwrap(), yes);
+        let _first = allowed.accept().await.unwrap();
+        let error = dial_any(&connector, &[no, yes]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Prohibited);
+        for listener in [prohibited, allowed] {
+            let asked = tokio::time::timeout(Duration::from_millis(50), listener.accept());
+            assert!(asked.await.is_err(), "nobody was connected to");
+        }
+    }
 
     #[test]
     fn an_address_of_this_host_is_told_from_others() {

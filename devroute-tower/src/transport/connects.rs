@@ -166,3 +166,56 @@ impl fmt::Debug for Connects {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_secs(2);
+
+    fn addr() -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], 80))
+    }
+
+    async fn begin(connects: &Connects) -> Result<Opening, Error> {
+        connects.begin(addr(), Instant::now() + TIME).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_had_less_than_half_of_its_time_says_nothing() {
+        let connects = Connects::new();
+        for (had, is_remembered) in [
+            (TIME / 2 - Duration::from_millis(1), false),
+            (TIME / 2, true),
+        ] {
+            let mut opening = begin(&connects).await.unwrap();
+            advance(had).await;
+            opening.failed(ErrorKind::ConnectTimeout, TIME);
+            drop(opening);
+            let next = begin(&connects).await.map(drop);
+            assert_eq!(next.is_err(), is_remembered, "{had:?}");
+        }
+        let error = begin(&connects).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectTimeout);
+        advance(Duration::from_secs(1)).await;
+        assert!(begin(&connects).await.is_ok(), "it is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_refuses_is_there() {
+        let connects = Connects::new();
+        let (mut one, mut two) = (
+            begin(&connects).await.unwrap(),
+            begin(&connects).await.unwrap(),
+        );
+        advance(TIME).await;
+        one.failed(ErrorKind::ConnectTimeout, TIME);
+        drop(one);
+        assert!(begin(&connects).await.is_err());
+        two.failed(ErrorKind::ConnectionRefused, TIME);
+        drop(two);
+        assert!(begin(&connects).await.is_ok());
+    }
+}

@@ -305,29 +305,15 @@ impl Meter for Heads {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::{net::TcpListener, runtime::Handle};
 
     use super::*;
-    use crate::transport::{
-        Lookups, Protocol,
-        connect::{Connector, OpenConnections},
-    };
+    use crate::transport::{Protocol, connect::Connector};
 
     #[tokio::test]
     async fn one_task_reads_writes_and_hands_over_requests() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connector = Connector {
-            timeout: Duration::from_secs(5),
-            own_listeners: Arc::default(),
-            policy: None,
-            open: OpenConnections::default(),
-            connects: None,
-            lookups: Lookups::new(),
-            #[cfg(feature = "tls")]
-            tls: None,
-        };
+        let connector = Connector::unlimited();
         let peer = Peer::plain(listener.local_addr().unwrap());
         let dialled = connector.dial(&peer, Protocol::Http2).await.unwrap();
         let connection = Connection::new(peer, dialled).await.unwrap();

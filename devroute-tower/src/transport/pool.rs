@@ -187,3 +187,47 @@ impl Drop for Sweeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::transport::{Protocol, connect::Connector};
+
+    #[tokio::test]
+    async fn what_is_open_and_not_too_old_stays_where_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connector = Connector::unlimited();
+        let peer = Peer::plain(listener.local_addr().unwrap());
+        let new = async || {
+            let dialled = connector.dial(&peer, Protocol::Http1).await.unwrap();
+            let connection = h1::Connection::new(peer.clone(), dialled).await.unwrap();
+            let (theirs, _) = listener.accept().await.unwrap();
+            (connection, theirs)
+        };
+        let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
+        let ((one, stays), (two, closes)) = (new().await, new().await);
+        pool.put_h1(one);
+        pool.put_h1(two);
+        assert!(pool.sweep());
+        assert_eq!(pool.lock().h1[&peer].len(), 2);
+
+        drop(closes);
+        while pool.lock().h1[&peer].len() > 1 {
+            tokio::task::yield_now().await;
+            assert!(pool.sweep(), "one is left");
+        }
+        drop(stays);
+        while pool.sweep() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!pool.has_h1(&peer));
+
+        let pool = Arc::new(Pool::new(Duration::ZERO, 2));
+        let (old, _open) = new().await;
+        pool.put_h1(old);
+        assert!(!pool.sweep());
+        assert!(pool.take_h1(&peer).is_none());
+    }
+}
