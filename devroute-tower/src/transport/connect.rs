@@ -305,6 +305,40 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
 
+    /// A listener whose queue is full, so that nobody else is answered; and what fills it.
+    async fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        let patience = Duration::from_millis(200);
+        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(addr)).await {
+            queue.push(stream.unwrap());
+        }
+        (listener, queue, addr)
+    }
+
+    #[tokio::test]
+    async fn each_address_of_a_name_has_its_share_of_the_time() {
+        let (_hole, _queue, hole) = black_hole().await;
+        let (_listener, addr) = listener([127, 0, 0, 1]).await;
+        let connector = Connector {
+            timeout: Duration::from_millis(900),
+            ..Connector::unlimited()
+        };
+        let began = Instant::now();
+        let reached = dial_any(&connector, &[hole, hole, addr]).await.unwrap();
+        assert_eq!(reached, addr);
+        // A third of it, a half of what was left, and what a busy machine takes.
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(600), "{took:?}");
+        assert!(took < Duration::from_millis(2500), "{took:?}");
+
+        let error = dial_any(&connector, &[hole, hole]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectTimeout);
+    }
+
     #[tokio::test]
     async fn rule_05_a_name_with_a_prohibited_address_is_not_tried_further() {
         let ((prohibited, no), (allowed, yes)) = (
