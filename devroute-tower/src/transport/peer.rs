@@ -134,3 +134,54 @@ impl fmt::Display for Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 443))
+    }
+
+    /// A pool is a tree of these: two that are one there would share their connections.
+    #[track_caller]
+    fn assert_in_order(peers: &[Peer]) {
+        for (one, first) in peers.iter().enumerate() {
+            for (two, second) in peers.iter().enumerate() {
+                assert_eq!(first.cmp(second), one.cmp(&two), "{first:?} {second:?}");
+                assert_eq!(first.partial_cmp(second), Some(one.cmp(&two)));
+                assert_eq!(first == second, one == two);
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_are_told_apart() {
+        assert_in_order(&[
+            Peer::plain(addr(1)),
+            Peer::plain(addr(2)),
+            Peer::plain(addr(1)).or(&[addr(2)]),
+            Peer::plain(addr(1)).or(&[addr(3)]),
+        ]);
+        assert_eq!(Peer::plain(addr(1)).or(&[]), Peer::plain(addr(1)));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn so_are_names_at_one_address_and_tls_from_none() {
+        let tls = |last, name: &str| Peer::tls(addr(last), name.parse().unwrap());
+        assert_in_order(&[
+            Peer::plain(addr(1)),
+            tls(1, "bar.test"),
+            tls(1, "foo.test"),
+            Peer::plain(addr(2)),
+            tls(2, "bar.test"),
+        ]);
+        let (lower, upper) = (tls(1, "foo.test"), tls(1, "FOO.test"));
+        assert_eq!(lower, upper);
+        assert_eq!(lower.cmp(&upper), Ordering::Equal);
+        assert_eq!(lower.name(), Some(&"foo.test".parse().unwrap()));
+        assert_eq!(lower.scheme(), Scheme::HTTPS);
+        assert_eq!(Peer::plain(addr(1)).scheme(), Scheme::HTTP);
+    }
+}
