@@ -7,6 +7,7 @@
 //! cargo test --release -p devroute-proxy --test load -- attack all --seconds 60
 //! cargo test --release -p devroute-proxy --test load -- tunnel
 //! cargo test --release -p devroute-proxy --test load -- cost --connections 2000
+//! DEVROUTE_BIN=... cargo test -p devroute-proxy --test load -- profile --seconds 5
 //! ```
 //!
 //! - `idle`: 10,000 connections that had one request each and wait for the next, and 2,000 that do not
@@ -20,9 +21,12 @@
 //!   reset and send too much. No answer may be another request's, or another target's.
 //! - `attack`: what hostile clients and targets do, one after the other or the one that is named; see
 //!   `attack/mod.rs`.
-//!
 //! - `tunnel`: 500 laptops at one hub with 5 requests each, in 512 MiB; and what a request through hub and laptop costs, in
 //!   what it costs at a router: twice its processor time and 300 us at most, which is judged in a release build.
+//! - `profile`: every kind of request that is to cost little, and all of the above for a while. It judges nothing but the
+//!   answers; `deploy/image/build` has a program run through it that counts what it does.
+//!
+//! `$DEVROUTE_BIN` is another binary than the one that was built with this program.
 //!
 //! Everything is on loopback. The service and the laptop are in this process, the proxy is another.
 //! What the system does not allow (open files) is said loudly, and done with less.
@@ -40,6 +44,7 @@ mod idle;
 mod mix;
 mod mixed;
 mod peers;
+mod profile;
 mod proxy;
 mod tunnel;
 
@@ -92,6 +97,7 @@ fn main() -> ExitCode {
         "cost" => runtime.block_on(cost::run(&settings)),
         "mix" => runtime.block_on(mix::run(&settings)),
         "mixed" => runtime.block_on(mixed::run(seconds)),
+        "profile" => runtime.block_on(profile::run(&settings)),
         "tunnel" => runtime.block_on(tunnel::run(&settings)),
         "attack" => runtime.block_on(attack::run(&attack, seconds)),
         _ => return usage(),
@@ -108,7 +114,8 @@ fn usage() -> ExitCode {
     println!(
         "load idle [--connections N] [--active N] [--seconds N] | load mixed [--seconds N] \
          | load mix [--requests N] [--targets N] | load attack NAME|all [--seconds N] \
-         | load tunnel [--connections N] [--seconds N] | load cost [--connections N] [--seconds N]"
+         | load tunnel [--connections N] [--seconds N] | load cost [--connections N] [--seconds N] \
+         | load profile [--seconds N]"
     );
     ExitCode::from(64)
 }

@@ -1,5 +1,6 @@
 //! The proxy in a process of its own, and what it takes.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::asking::Connection;
@@ -41,7 +43,8 @@ impl Proxy {
 
     /// A process in `mode`.
     pub(crate) fn start_mode(mode: &str, of_mode: &[&str], flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_devroute"))
+        let built = env!("CARGO_BIN_EXE_devroute").into();
+        let mut child = Command::new(env::var_os("DEVROUTE_BIN").unwrap_or(built))
             .args([mode, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--workers", "2", "--log-format", "json"])
             .args(of_mode)
@@ -116,9 +119,10 @@ impl Proxy {
 
     /// Ends it as an operator would; whether it went well.
     pub(crate) fn stop(mut self) -> bool {
-        let pid = self.child.id().to_string();
-        let signal = Command::new("kill").args(["-s", "TERM", &pid]).status();
-        signal.is_ok() && self.child.wait().is_ok_and(|status| status.success())
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let signal = pid.map(|pid| kill_process(pid, Signal::TERM));
+        signal.is_some_and(|signal| signal.is_ok())
+            && self.child.wait().is_ok_and(|status| status.success())
     }
 }
 

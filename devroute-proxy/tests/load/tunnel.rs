@@ -41,7 +41,9 @@ pub(crate) async fn run(settings: &Settings) -> bool {
         ],
         &["--max-sessions", &sessions, "--max-pending", &sessions],
     );
-    memory(&hub, laptops).await & cost(&hub, Duration::from_secs(settings.seconds)).await
+    let passed =
+        memory(&hub, laptops).await & cost(&hub, Duration::from_secs(settings.seconds)).await;
+    hub.stop() && passed
 }
 
 /// Many laptops, each of which has some requests that it does not answer yet.
@@ -126,11 +128,12 @@ async fn cost(hub: &Proxy, time: Duration) -> bool {
         "processor time of a request: {of_hub:.1} us at the hub, {of_router:.1} us at a router: {ratio:.2} times"
     );
     running.shutdown().await;
+    let stopped = router.stop();
     if cfg!(debug_assertions) {
         println!("this is no release build: what the way costs is not judged");
-        return true;
+        return stopped;
     }
-    ratio <= COST && through.saturating_sub(alone) <= ADDED
+    stopped && ratio <= COST && through.saturating_sub(alone) <= ADDED
 }
 
 /// Starts a laptop with the one service `foo`; where that is reached.

@@ -22,7 +22,7 @@ mod clients;
 mod frames;
 mod http2;
 mod targets;
-mod tls;
+pub(crate) mod tls;
 mod victims;
 
 use std::future::Future;

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Ground, Result, pace};
 
 /// The flags of a proxy that shows the certificate, and a client that believes it.
-pub(super) fn identity() -> (Vec<String>, TlsConnector) {
+pub(crate) fn identity() -> (Vec<String>, TlsConnector) {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attack");
     std::fs::create_dir_all(&directory).unwrap();
@@ -40,7 +40,7 @@ pub(super) fn identity() -> (Vec<String>, TlsConnector) {
     (flags, TlsConnector::from(Arc::new(config)))
 }
 
-pub(super) async fn connect(
+pub(crate) async fn connect(
     connector: &TlsConnector,
     address: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
