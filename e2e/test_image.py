@@ -32,7 +32,8 @@ def instructions():
 
 def test_the_recipe_builds_with_the_script_and_ends_with_nothing_else():
     found = instructions()
-    (run,) = [rest for name, rest in found if name == "RUN"]
+    tools, run = [rest for name, rest in found if name == "RUN"]
+    assert tools == "rustup component add llvm-tools"
     assert run == 'install -D "$(deploy/image/build release)" /image/devroute'
     stages = [index for index, (name, _) in enumerate(found) if name == "FROM"]
     last = found[stages[-1] :]
