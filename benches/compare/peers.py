@@ -98,7 +98,7 @@ def start(name, processes, backend, tools):
     def configured(file):
         return configuration(processes, file, backend, **ports)
 
-    if kind == "devroute":
+    if kind in ("devroute", "devroute-cargo"):
         service, calls = f"http://127.0.0.1:{backend.service}", f"h2c://127.0.0.1:{backend.grpc}"
         http = run(devroute_command(binary, port, service, workers), [port])
         command = devroute_command(binary, grpc, calls, workers)
@@ -128,17 +128,20 @@ def start(name, processes, backend, tools):
 
 
 def build(say):
-    """The release build of the binary, and of the smallest proxy that hyper makes."""
+    """The binary as it is released, what cargo makes of it, and the smallest proxy that hyper makes."""
     if "DEVROUTE_BIN" in os.environ:
-        return os.environ["DEVROUTE_BIN"], os.environ.get("HYPER_BIN")
-    cargo = ["cargo", "build", "--release", "--quiet"]
+        return os.environ["DEVROUTE_BIN"], None, os.environ.get("HYPER_BIN")
     say("building devroute")
+    command = [os.path.join(ROOT, "deploy/image/build"), "release"]
+    released = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+    cargo = ["cargo", "build", "--release", "--quiet"]
     subprocess.run([*cargo, "-p", "devroute-proxy", "--bin", "devroute"], cwd=ROOT, check=True)
     say("building the smallest proxy")
     smallest = [*cargo, "-p", "devroute-benches", "--example", "smallest-proxy"]
     subprocess.run(smallest, cwd=ROOT, check=True)
-    target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+    target = os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR", "target"))
     return (
+        released,
         os.path.join(target, "release/devroute"),
         os.path.join(target, "release/examples/smallest-proxy"),
     )
@@ -146,9 +149,10 @@ def build(say):
 
 def find(say):
     """The peers that are installed, by name; says of each other one that it is not."""
-    devroute, hyper = build(say)
+    released, cargo, hyper = build(say)
     found = {
-        "devroute": devroute,
+        "devroute": released,
+        "devroute-cargo": cargo,
         "hyper": hyper,
         "haproxy": shutil.which("haproxy"),
         "haproxy-tcp": shutil.which("haproxy"),

@@ -5,6 +5,7 @@ import re
 
 NAMES = {
     "devroute": "**devroute**",
+    "devroute-cargo": "devroute, not guided",
     "devroute-2": "**devroute**, two workers",
     "envoy-2": "Envoy, two workers",
     "hyper": "the smallest hyper proxy",

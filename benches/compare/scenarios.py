@@ -15,7 +15,7 @@ class Scenario:
     title = ""
     # The figures that `measure` gives, in their order.
     figures = ()
-    peers = ("devroute", "hyper", "haproxy", "haproxy-tcp", "nginx", "envoy")
+    peers = ("devroute", "devroute-cargo", "hyper", "haproxy", "haproxy-tcp", "nginx", "envoy")
     # Whose figure the others are put in proportion to.
     to = "haproxy"
     rounds = True
@@ -58,7 +58,7 @@ class Plain(Scenario):
 class Rerouted(Plain):
     key = "rerouted"
     title = "A contract of three entries, one of them for this service"
-    peers = ("devroute", "haproxy", "nginx", "envoy", "reference")
+    peers = ("devroute", "devroute-cargo", "haproxy", "nginx", "envoy", "reference")
 
     def headers(self, peer):
         contract = ["-H", f"x-devroute: {self.backend.contract()}"]
@@ -106,7 +106,7 @@ class Upload1M(Body):
 class Http2(Scenario):
     key = "http2"
     title = "HTTP/2: 8 connections with 32 streams each, to a service that speaks HTTP/1.1"
-    peers = ("devroute", "haproxy", "nginx", "envoy")
+    peers = ("devroute", "devroute-cargo", "haproxy", "nginx", "envoy")
     figures = ("CPU, us a request",)
     to = "envoy"
 
@@ -122,7 +122,7 @@ class Http2(Scenario):
 class Grpc(Scenario):
     key = "grpc"
     title = "gRPC: unary calls, 8 connections with 32 streams each, HTTP/2 to the service too"
-    peers = ("devroute", "haproxy", "nginx", "envoy")
+    peers = ("devroute", "devroute-cargo", "haproxy", "nginx", "envoy")
     figures = ("CPU, us a call",)
     to = "envoy"
 
@@ -146,7 +146,7 @@ class Latency(Scenario):
 class Connections(Scenario):
     key = "connections"
     title = "A new connection for each request"
-    peers = ("devroute", "hyper", "haproxy", "nginx", "envoy")
+    peers = ("devroute", "devroute-cargo", "hyper", "haproxy", "nginx", "envoy")
     figures = ("CPU, us a request",)
 
     def measure(self, peer):
