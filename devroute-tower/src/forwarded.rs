@@ -192,25 +192,20 @@ fn is_token(byte: u8) -> bool {
 
 /// Adds an element to the end of a list, in the last line of the field.
 fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &[u8]) {
-    let last = headers.get_all(&name).iter().next_back();
-    let joined = last.and_then(|last| {
-        let value = [last.as_bytes(), b", ", element].concat();
-        HeaderValue::from_bytes(&value).ok()
-    });
-    match joined {
-        Some(joined) => match headers.entry(name) {
-            Entry::Occupied(mut lines) => {
-                if let Some(last) = lines.iter_mut().next_back() {
+    let Ok(value) = HeaderValue::from_bytes(element) else {
+        return;
+    };
+    match headers.entry(name) {
+        Entry::Vacant(line) => {
+            line.insert(value);
+        }
+        Entry::Occupied(mut lines) => {
+            if let Some(last) = lines.iter_mut().next_back() {
+                let joined = [last.as_bytes(), b", ", element].concat();
+                // A value, a comma and a value are always one.
+                if let Ok(joined) = HeaderValue::from_bytes(&joined) {
                     *last = joined;
                 }
-            }
-            Entry::Vacant(line) => {
-                line.insert(joined);
-            }
-        },
-        None => {
-            if let Ok(value) = HeaderValue::from_bytes(element) {
-                headers.append(name, value);
             }
         }
     }
