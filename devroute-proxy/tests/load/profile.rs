@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use devroute_tower::core::signature::{PrivateKeyFile, SigningKey};
 use devroute_tower::core::{Contract, carrier};
 use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
 use http::{Method, Request};
@@ -26,6 +27,13 @@ const MIB: usize = 1024 * 1024;
 const CLIENTS: usize = 4;
 /// Requests on a connection before there is another one.
 const KEPT: usize = 50;
+
+/// Whose contracts are obeyed by TLS, and the key that they are signed with.
+const KEYS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../devroute-core/tests/vectors/alice.pub"
+);
+const KEY: &[u8] = include_bytes!("../../../devroute-core/tests/vectors/alice");
 
 /// How a connection is made.
 #[derive(Clone)]
@@ -78,13 +86,14 @@ pub(crate) async fn run(settings: &Settings) -> bool {
 }
 
 async fn each(time: Duration) -> bool {
-    let (identity, connector) = tls::identity();
-    let identity: Vec<&str> = identity.iter().map(String::as_str).collect();
+    let (mut flags, connector) = tls::identity();
+    flags.extend(["--authorized-keys".to_owned(), KEYS.to_owned()]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let service = peers::service("service").await;
     let laptop = peers::service("laptop").await;
     let outbound = ["--outbound", "127.0.0.1:0", "--internal", "loopback"];
     let plain = Proxy::start(service, &outbound);
-    let secure = Proxy::start(service, &identity);
+    let secure = Proxy::start(service, &flags);
     let kinds = kinds(&plain, &secure, &connector, service, laptop);
     let asked: Vec<_> = kinds.iter().map(|_| Arc::<AtomicU64>::default()).collect();
     let mut clients = JoinSet::new();
@@ -116,6 +125,11 @@ fn kinds(
     let theirs = format!(r#"{{{others},"$id":"run-42"}}"#);
     let contract: Contract = ours.parse().unwrap();
     let member = format!("devroute={}", carrier::baggage::encode(&contract));
+    let Ok(PrivateKeyFile::Plain(key)) = SigningKey::from_openssh(KEY) else {
+        panic!("it is not encrypted")
+    };
+    let hour = SystemTime::now() + Duration::from_secs(3600);
+    let signed = key.sign_contract(&contract, hour).unwrap().to_string();
     let named = |contract: &str| vec![("x-devroute", contract.to_owned())];
     let grpc = ("content-type", "application/grpc".to_owned());
     let by = By::Http1(plain.address);
@@ -201,10 +215,22 @@ fn kinds(
             ..get.clone()
         },
         Kind {
+            what: "by TLS, signed and rerouted",
+            by: By::Tls(secure.address, connector.clone()),
+            fields: named(&signed),
+            ..rerouted.clone()
+        },
+        Kind {
             what: "a request of the service's own",
             by: By::Http1(plain.outbound.unwrap()),
             uri: format!("http://{service}/"),
             fields: named(&theirs),
+            ..get.clone()
+        },
+        Kind {
+            what: "the same, whose contract is remembered by its trace",
+            by: By::Http1(plain.outbound.unwrap()),
+            uri: format!("http://{service}/"),
             ..get.clone()
         },
         rerouted,
