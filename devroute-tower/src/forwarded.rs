@@ -300,6 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn rule_16_via_has_the_version_that_the_request_came_in() {
+        let caller: ServiceName = "checkout".parse().unwrap();
+        for (version, caller, expected) in [
+            (Version::HTTP_10, None, "1.0 devroute"),
+            (Version::HTTP_11, None, "1.1 devroute"),
+            (Version::HTTP_2, None, "2 devroute"),
+            (Version::HTTP_2, Some(&caller), "2 devroute (checkout)"),
+        ] {
+            let mut headers = HeaderMap::new();
+            via(&mut headers, version, caller);
+            assert_eq!(lines(&headers, "via"), [expected]);
+        }
+    }
+
+    #[test]
     fn rule_16_the_host_is_the_one_that_was_asked_for() {
         for (uri, field, expected) in [
             ("/", Some("foo:81"), Some("foo:81")),
