@@ -357,6 +357,56 @@ mod tests {
         assert_eq!(dial_any(&connector, &[yes, no]).await.unwrap(), yes);
     }
 
+    #[tokio::test]
+    async fn rule_05_an_own_listener_is_found_by_any_address_of_this_host() {
+        let (_listener, addr) = listener([0; 4]).await;
+        let (_other, other) = listener([127, 0, 0, 1]).await;
+        let port = addr.port();
+        for (own, dialled, is_own) in [
+            (format!("127.0.0.1:{port}"), "127.0.0.1", true),
+            (format!("[::ffff:127.0.0.1]:{port}"), "127.0.0.1", true),
+            (format!("0.0.0.0:{port}"), "127.0.0.1", true),
+            (format!("[::]:{port}"), "127.0.0.1", true),
+            // Where the system takes another address of this host for the near end.
+            (format!("0.0.0.0:{port}"), "127.9.8.7", true),
+            (format!("127.0.0.2:{port}"), "127.0.0.1", false),
+            (format!("0.0.0.0:{}", other.port()), "127.0.0.1", false),
+            (other.to_string(), "127.0.0.1", false),
+        ] {
+            let connector = Connector {
+                own_listeners: Arc::from([own.parse().unwrap()]),
+                ..Connector::unlimited()
+            };
+            let dialled = SocketAddr::new(dialled.parse().unwrap(), port);
+            if dialled.ip() != Ipv4Addr::LOCALHOST && !is_ours(dialled.ip()) {
+                // `ip_nonlocal_bind`: see below.
+                continue;
+            }
+            let reached = dial_any(&connector, &[dialled]).await;
+            let kind = reached.map_err(|error| error.kind());
+            let expected = if is_own {
+                Err(ErrorKind::OwnListener)
+            } else {
+                Ok(dialled)
+            };
+            assert_eq!(kind, expected, "{own}, {dialled}");
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_open_are_counted() {
+        let (_listener, addr) = listener([127, 0, 0, 1]).await;
+        let connector = Connector::unlimited();
+        let mut dialled = Vec::new();
+        for open in 1..=3 {
+            let peer = Peer::plain(addr);
+            dialled.push(connector.dial(&peer, Protocol::Http1).await.unwrap());
+            assert_eq!(connector.open.count(), open);
+        }
+        dialled.pop();
+        assert_eq!(connector.open.count(), 2);
+    }
+
     #[test]
     fn an_address_of_this_host_is_told_from_others() {
         let other: IpAddr = "198.51.100.7".parse().unwrap();
