@@ -76,3 +76,35 @@ impl GateKey {
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_shut_until_somebody_opens_it() {
+        let (mut gate, key) = gate();
+        let mut opened = task::spawn(std::future::poll_fn(move |cx| gate.poll_open(cx)));
+        assert_pending!(opened.poll());
+        assert!(!key.is_open());
+        key.open();
+        assert!(opened.is_woken());
+        assert!(key.is_open());
+        assert_ready!(opened.poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_shut_no_longer_than_anybody_is_waited_for() {
+        let (mut gate, key) = gate();
+        let mut opened = task::spawn(std::future::poll_fn(move |cx| gate.poll_open(cx)));
+        tokio::time::advance(PATIENCE / 2).await;
+        assert_pending!(opened.poll());
+        tokio::time::advance(PATIENCE).await;
+        assert!(opened.is_woken());
+        assert_ready!(opened.poll());
+        // So that what comes later is sent on without asking.
+        assert!(key.is_open());
+    }
+}
