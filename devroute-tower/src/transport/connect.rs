@@ -394,6 +394,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_socket_that_is_connected_to_itself_is_told_from_others() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let addr = socket.local_addr().unwrap();
+        assert!(reached_itself(&socket.connect(addr).await.unwrap()));
+        let (_listener, addr) = listener([127, 0, 0, 1]).await;
+        assert!(!reached_itself(&TcpStream::connect(addr).await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_when_it_is_dialled() {
+        let (_listener, addr) = listener([127, 0, 0, 1]).await;
+        let host = HostPort {
+            host: "localhost".into(),
+            port: addr.port(),
+        };
+        let peer = Peer::host(host);
+        let connector = Connector::unlimited();
+        assert!(connector.dial(&peer, Protocol::Http1).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn connections_that_are_open_are_counted() {
         let (_listener, addr) = listener([127, 0, 0, 1]).await;
         let connector = Connector::unlimited();
@@ -410,6 +432,11 @@ mod tests {
     #[test]
     fn an_address_of_this_host_is_told_from_others() {
         let other: IpAddr = "198.51.100.7".parse().unwrap();
+        if std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind")
+            .is_ok_and(|it| it == "0\n")
+        {
+            assert!(!can_be_bound(other));
+        }
         if can_be_bound(other) {
             // `ip_nonlocal_bind`: then nothing is told apart, and nothing is taken for this host.
             assert!(!is_ours("127.0.0.1".parse().unwrap()));

@@ -204,6 +204,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn each_limit_is_what_it_is_set_to_and_counted() {
+        let connects = Connects::new()
+            .per_target(1)
+            .line(1)
+            .memory(Duration::from_secs(9));
+        let count = |it: &Connects| (it.opening(), it.waiting(), it.remembered(), it.limited());
+        let mut first = begin(&connects).await.unwrap();
+        let mut second = tokio_test::task::spawn(begin(&connects));
+        tokio_test::assert_pending!(second.poll());
+        assert_eq!(count(&connects), (1, 1, 0, 0));
+        let third = begin(&connects).await.unwrap_err();
+        assert_eq!(third.kind(), ErrorKind::ConnectLimit);
+        assert_eq!(count(&connects), (1, 1, 0, 1));
+
+        drop(second);
+        advance(TIME).await;
+        first.failed(ErrorKind::ConnectTimeout, TIME);
+        drop(first);
+        advance(Duration::from_secs(8)).await;
+        assert!(begin(&connects).await.is_err());
+        assert_eq!(count(&connects), (0, 0, 1, 1));
+        advance(Duration::from_secs(1)).await;
+        assert!(begin(&connects).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_reached_is_no_stranger() {
+        let connects = Connects::new().in_all(1);
+        let other = SocketAddr::from(([192, 0, 2, 2], 80));
+        let mut first = begin(&connects).await.unwrap();
+        let refused = connects.begin(other, Instant::now() + TIME).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectLimit);
+        first.worked();
+        drop(first);
+        let _known = begin(&connects).await.unwrap();
+        assert!(connects.begin(other, Instant::now() + TIME).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_refuses_is_there() {
         let connects = Connects::new();
         let (mut one, mut two) = (

@@ -209,6 +209,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_a_destination_is_kept() {
+        let others = vec![SocketAddr::from(([10, 0, 0, 2], 80))];
+        let new = Destination::new(Protocol::Http2);
+        assert_eq!((new.authority(), new.tls_name()), (None, None));
+        assert!(new.other_addresses().is_empty());
+        let said = new
+            .with_authority(Authority::from_static("foo:81"))
+            .with_tls_name("foo.test")
+            .with_other_addresses(others.clone());
+        assert_eq!(said.protocol(), Protocol::Http2);
+        assert_eq!(said.authority().unwrap(), "foo:81");
+        assert_eq!(said.tls_name(), Some("foo.test"));
+        assert_eq!(said.other_addresses(), others);
+    }
+
+    #[test]
+    fn an_authority_alone_is_no_path() {
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_static("foo:80");
+        to_h1(&mut request, &peer(), None);
+        assert_eq!(request.uri(), "/");
+        assert_eq!(request.headers()[HOST], "foo:80");
+    }
+
+    #[test]
     fn h1_has_origin_form_and_keeps_the_host() {
         let mut request = Request::new(());
         *request.uri_mut() = Uri::from_static("http://10.0.0.1:80/a%2Fb?c=d");

@@ -162,6 +162,12 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
+    async fn a_name_is_found_with_the_port_that_is_asked_for() {
+        let found = Lookups::new().find("127.0.0.1".into(), 81, LONG).await;
+        assert_eq!(found.unwrap(), [SocketAddr::from(([127, 0, 0, 1], 81))]);
+    }
+
+    #[tokio::test]
     async fn one_name_takes_a_few_threads_and_others_are_found_meanwhile() {
         let mut slow = Slow::new();
         let mut waiting = JoinSet::new();

@@ -190,24 +190,34 @@ impl Drop for Sweeper {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::transport::{Protocol, connect::Connector};
 
+    /// One that nobody answers yet; and the other end.
+    async fn h1(listener: &TcpListener) -> (Box<h1::Connection>, TcpStream) {
+        let peer = Peer::plain(listener.local_addr().unwrap());
+        let connector = Connector::unlimited();
+        let dialled = connector.dial(&peer, Protocol::Http1).await.unwrap();
+        let connection = h1::Connection::new(peer, dialled).await.unwrap();
+        (connection, listener.accept().await.unwrap().0)
+    }
+
+    async fn h2(listener: &TcpListener) -> (h2::Connection, TcpStream) {
+        let peer = Peer::plain(listener.local_addr().unwrap());
+        let connector = Connector::unlimited();
+        let dialled = connector.dial(&peer, Protocol::Http2).await.unwrap();
+        let connection = h2::Connection::new(peer, dialled).await.unwrap();
+        (connection, listener.accept().await.unwrap().0)
+    }
+
     #[tokio::test]
     async fn what_is_open_and_not_too_old_stays_where_it_is() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connector = Connector::unlimited();
         let peer = Peer::plain(listener.local_addr().unwrap());
-        let new = async || {
-            let dialled = connector.dial(&peer, Protocol::Http1).await.unwrap();
-            let connection = h1::Connection::new(peer.clone(), dialled).await.unwrap();
-            let (theirs, _) = listener.accept().await.unwrap();
-            (connection, theirs)
-        };
         let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
-        let ((one, stays), (two, closes)) = (new().await, new().await);
+        let ((one, stays), (two, closes)) = (h1(&listener).await, h1(&listener).await);
         pool.put_h1(one);
         pool.put_h1(two);
         assert!(pool.sweep());
@@ -225,9 +235,95 @@ mod tests {
         assert!(!pool.has_h1(&peer));
 
         let pool = Arc::new(Pool::new(Duration::ZERO, 2));
-        let (old, _open) = new().await;
+        let (old, _open) = h1(&listener).await;
         pool.put_h1(old);
         assert!(!pool.sweep());
         assert!(pool.take_h1(&peer).is_none());
+    }
+    #[tokio::test]
+    async fn so_many_wait_and_no_more_and_the_last_comes_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = Peer::plain(listener.local_addr().unwrap());
+        let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
+        assert!(!pool.has_h1(&peer));
+        assert!(pool.take_h1(&peer).is_none());
+        let mut open = Vec::new();
+        let mut put = Vec::new();
+        for _ in 0..3 {
+            let (connection, stream) = h1(&listener).await;
+            put.push(std::ptr::from_ref(&*connection));
+            pool.put_h1(connection);
+            open.push(stream);
+        }
+        assert!(pool.has_h1(&peer));
+        for expected in [put[1], put[0]] {
+            let taken = pool.take_h1(&peer).unwrap();
+            assert!(std::ptr::eq(&raw const *taken, expected));
+        }
+        assert!(pool.take_h1(&peer).is_none());
+    }
+
+    #[tokio::test]
+    async fn one_of_http2_is_shared_until_it_is_old_closed_or_forgotten() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = Peer::plain(listener.local_addr().unwrap());
+        let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
+        assert!(!pool.has_h2(&peer) && pool.take_h2(&peer).is_none());
+
+        let (connection, closes) = h2(&listener).await;
+        pool.put_h2(peer.clone(), connection);
+        assert!(pool.has_h2(&peer) && pool.take_h2(&peer).is_some());
+        assert!(pool.sweep(), "it is open, and not old");
+        assert!(pool.take_h2(&peer).is_some());
+        drop(closes);
+        while pool.has_h2(&peer) {
+            tokio::task::yield_now().await;
+        }
+        assert!(pool.take_h2(&peer).is_none());
+
+        let (connection, _open) = h2(&listener).await;
+        pool.put_h2(peer.clone(), connection);
+        pool.forget_h2(&peer);
+        assert!(!pool.has_h2(&peer));
+
+        let pool = Arc::new(Pool::new(Duration::ZERO, 2));
+        let (connection, _open) = h2(&listener).await;
+        pool.put_h2(peer.clone(), connection);
+        assert!(!pool.sweep());
+        assert!(!pool.has_h2(&peer));
+    }
+
+    #[tokio::test]
+    async fn what_is_closed_is_swept_by_itself_and_the_sweeper_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
+        let (connection, closes) = h1(&listener).await;
+        pool.put_h1(connection);
+        assert!(pool.lock().sweeping);
+        drop(closes);
+        while pool.lock().sweeping {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(pool.lock().h1.is_empty());
+    }
+
+    #[test]
+    fn a_sweeper_that_ended_with_its_runtime_is_followed_by_another() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
+        for _ in 0..2 {
+            let runtime = runtime();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let (connection, _open) = h1(&listener).await;
+                pool.put_h1(connection);
+                assert!(pool.lock().sweeping);
+            });
+            drop(runtime);
+            assert!(!pool.lock().sweeping);
+        }
     }
 }
