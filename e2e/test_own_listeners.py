@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 
 import pytest
@@ -148,6 +149,27 @@ def test_rule_05_no_listener_is_reached_by_any_address_of_the_machine(
         return ask(proxy, f"{namespace.UNROUTABLE}:{proxy.admin}")
 
     assert space.run(elsewhere) == (502, "unreachable")
+
+
+def test_the_same_port_of_another_machine_is_a_target(space, started):
+    """As laptops have it whose application listens where the sidecar does."""
+    laptop = namespace.Namespace("ip link set lo up")
+    started.append(laptop)
+    moved = f"""
+        ip link set others netns {laptop.holder.pid}
+        nsenter --net=/proc/{laptop.holder.pid}/ns/net sh -ec '
+            ip address add 10.9.0.9/24 dev others
+            ip link set others up'
+    """
+    space.run(lambda: subprocess.run(["sh", "-ec", moved], check=True))
+    for everywhere in "0.0.0.0", "[::]":
+        proxy, ports = start(space, started, "sidecar", everywhere)
+        for port in ports:
+            where = ("10.9.0.9", port)
+            says = laptop.run(lambda where=where: Server(answering("laptop"), socket.create_server(where)))
+            started.append(says)
+            answer = space.run(lambda port=port: ask(proxy, f"10.9.0.9:{port}"))
+            assert answer == (200, None), (everywhere, port)
 
 
 def test_rule_05_nor_by_a_name(space, started, tmp_path):
