@@ -293,12 +293,16 @@ mod tests {
         assert!(!pool.has_h2(&peer));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_is_closed_is_swept_by_itself_and_the_sweeper_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = Peer::plain(listener.local_addr().unwrap());
         let pool = Arc::new(Pool::new(Duration::from_secs(3600), 2));
         let (connection, closes) = h1(&listener).await;
         pool.put_h1(connection);
+        // It has looked at it once, and comes back.
+        tokio::time::sleep(SWEEP * 3 / 2).await;
+        assert!(pool.has_h1(&peer));
         assert!(pool.lock().sweeping);
         drop(closes);
         while pool.lock().sweeping {
